@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Path | None) -> list[Topics]:
-    """Topics of the collection, with their own gold or that of a file; without a collection the queries of the file."""
+    """The topics to score on, with their own gold or that of a qrels file; without a collection, the queries of the
+    file.
+    """
     if collection is None:
         if qrels is None:
             raise InputError("give --topics of a collection, --qrels FILE, or both")
@@ -81,7 +83,7 @@ def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Pat
 
 
 def warn_of_changes(files: Iterable[RunFile], collection: Collection, topics: Sequence[Topics]) -> None:
-    """Warn of runs that were made of other passages or queries than those that they are scored by."""
+    """Warn of runs that were made from other passages or queries than those they are scored on."""
     for file in files:
         record = read_record(file.path)
         for difference in dict.fromkeys(find_foreign(record, collection, topic) for topic in topics):

@@ -1,4 +1,6 @@
-"""`python -m taco_ir.export`: write a model, or its encoded queries, for Pyserini's own CLI and other libraries."""
+"""`python -m taco_ir.export`: export a model, or its encoded queries, for Pyserini's own commands and other
+libraries.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def parser() -> Parser:
 
 
 def limit_flags(flags: Parser) -> None:
-    """Say when each flag does something."""
+    """Register when each flag has an effect."""
 
     def shows_boards(options: Namespace) -> bool:
         return not options.check and options.convergence is None and options.headroom is None
@@ -196,7 +196,7 @@ def show_headroom(results: Sequence[Record], options: Namespace) -> str:
 
 
 def chosen_measures(results: Sequence[Record], options: Namespace) -> list[str]:
-    """The measures that were asked for, else the first that there is."""
+    """The measures that the user asked for, or the first measure in the results."""
     first = next(measure for result in results for scores in result.topics.values() for measure in scores.means)
     return list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ())) or [first]
 

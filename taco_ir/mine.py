@@ -80,7 +80,9 @@ def parser() -> Parser:
 
 
 def read_window(text: str) -> tuple[int, int]:
-    """argparse type for A:B, the hits to skip and the last one to use. Raises: argparse.ArgumentTypeError."""
+    """argparse type for A:B, the number of hits to skip and the last rank to use. Raises:
+    argparse.ArgumentTypeError.
+    """
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ArgumentTypeError(f"{text!r} is not a window; give two whole numbers, as in 0:50")
@@ -91,7 +93,7 @@ def read_window(text: str) -> tuple[int, int]:
 
 
 def read_margin(text: str) -> float | None:
-    """argparse type for a score margin, or none. Raises: argparse.ArgumentTypeError."""
+    """argparse type for a score margin, or the word none. Raises: argparse.ArgumentTypeError."""
     try:
         return None if text == "none" else float(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pretrain`: prepare a backbone for retrieval with passages alone, without queries."""
+"""`python -m taco_ir.pretrain`: prepare a backbone for retrieval on passages alone, without queries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def pooling_flags(name: str, settings: EncoderSettings) -> str:
-    """Flags with which the pre-trained model, which does not describe itself, pools as its base or as in training."""
+    """The pooling flags to use with the pre-trained model: those of its base or of the pre-training."""
     from taco_ir.encoders.model_folder import ModelFolder
 
     base = ModelFolder.find(name)

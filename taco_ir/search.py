@@ -51,15 +51,16 @@ def parser() -> Parser:
     )
     flags.flag(
         "--vectors",
-        "search vectors that `python -m taco_ir.encode` wrote, exactly and without an index: they are read from disk "
-        "once for all topics, and a stopped search goes on from where it was",
+        "search the vectors that `python -m taco_ir.encode` wrote, exactly and without an index. They are read "
+        "from disk once for all topics; a stopped search continues from where it was",
         metavar="FOLDER",
     )
-    memory = "with --vectors: memory to use, such as 4GB [default: half of what is free]"
+    memory = "with --vectors: how much memory to use, such as 4GB [default: half of what is free]"
     flags.flag("--memory", memory, type=byte_count, metavar="AMOUNT")
     flags.flag(
         "--shard",
-        "with --vectors: search part i of n alone, and keep what is found for the same command without --shard",
+        "with --vectors: split the vectors into n equal parts and search only part i; afterwards, the same "
+        "command without --shard combines the results of all parts",
         metavar="i/n",
     )
     flags.flag("--qrels", type=Path)

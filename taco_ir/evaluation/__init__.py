@@ -1,1 +1,1 @@
-"""Runs and topics to measures, significance tests and tables, without torch."""
+"""Evaluation without torch: measures, significance tests and tables for runs."""

@@ -1,4 +1,4 @@
-"""KILT's downstream measures: answers against gold answers, and the same only where all evidence was found.
+"""KILT's measures of answers: comparison with gold answers, and KILT- versions that also require all evidence.
 
 Petroni et al., NAACL 2021, section 5; equal to KILT's `eval_downstream.py`, whose EM and F1 are those of SQuAD
 (Rajpurkar et al., EMNLP 2016).
@@ -24,7 +24,7 @@ def exact_match(answer: str, gold: str) -> float:
 
 
 def token_f1(answer: str, gold: str) -> float:
-    """F1 of the words of both, as bags; 0 if they share none."""
+    """F1 of the words of answer and gold, as bags of words; 0 if they share none."""
     ours, theirs = normal_answer(answer).split(), normal_answer(gold).split()
     shared = sum((Counter(ours) & Counter(theirs)).values())
     if not shared:
@@ -39,10 +39,10 @@ def accuracy(answer: str, gold: str) -> float:
 
 
 def rouge_l(answer: str, gold: str) -> float:
-    """F of ROUGE-L as the `rouge` package 1.0 computes it, over sentences (between full stops) and sets of words.
+    """ROUGE-L's F as in version 1.0 of the package `rouge`: over sentences (between full stops), with sets of words.
 
-    The shared words are those in a longest common subsequence of any sentence of one with any of the other (Lin, 2004,
-    section 3.2); each counts once. 0 if either text is nothing but full stops.
+    Shared words are those in a longest common subsequence of a sentence of one text and a sentence of the other (Lin,
+    2004, section 3.2); each word counts once. The result is 0 if either text has only full stops.
     """
     ours, theirs = _sentences(answer), _sentences(gold)
     if not ours or not theirs:
@@ -59,7 +59,9 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several, the one found by going back in `b` on ties, as in that package."""
+    """A longest common subsequence; of several, the one that the `rouge` package finds, which goes back in `b` on
+    ties.
+    """
     length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a):
         for j, other in enumerate(b):
@@ -92,7 +94,9 @@ OF_QUESTIONS = ("EM", "F1")
 
 
 def select_measures(kind: str) -> tuple[str, ...]:
-    """The measures of a kind of task, then their KILT- versions; those of question answering for an unknown kind."""
+    """The measures for a kind of task, followed by their KILT- versions; unknown kinds get those of question
+    answering.
+    """
     asked = OF_KIND.get(kind, OF_QUESTIONS)
     return (*asked, *(WITH_EVIDENCE + name for name in asked))
 
@@ -107,11 +111,11 @@ def answer_scores(
     queries: Sequence[Query],
     measures: Collection[str],
 ) -> dict[str, dict[str, float]]:
-    """Measure -> qid -> value: the best over the gold answers. A query without an answer, ours or gold, scores 0.
+    """Scores by measure and query: the best over all gold answers. A query without an answer or without gold scores 0.
 
     Args:
-        answers: qid -> answer.
-        rankings: qid -> pages, best first; the KILT- measures are 0 where their R-precision is not 1.
+        answers: answer of each query, by qid.
+        rankings: pages of each query, best first; KILT- measures are 0 if their R-precision is not 1.
 
     Raises:
         InputError: for a measure that is not in ANSWER_MEASURES.

@@ -1,4 +1,4 @@
-"""Evaluation of systems: their runs scored against the gold of topics, and tested against a baseline."""
+"""Evaluates systems: scores their runs against gold, and tests them against a baseline."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Evaluation:
     """Scores of systems on topics, and tests against a baseline if there is one.
 
     Attributes:
-        scores: by system, one for each of the topics.
-        comparisons: of every other system with the baseline.
+        scores: by system, the scores on each of the topics.
+        comparisons: the test of every other system against the baseline.
     """
 
     collection: Collection | None
@@ -50,11 +50,11 @@ class Evaluation:
     comparisons: Sequence[Comparison] = ()
 
     def mean(self, measure: str | Measure, system: str | None = None) -> float | None:
-        """A system's mean over queries, and over several topics their macro average; None where it has no value.
+        """A system's mean over queries or, for several topics, the macro average; None without values.
 
         Args:
-            measure: one of `measures`, or its name, such as "Rprec".
-            system: None: the only one.
+            measure: one of the scored measures, or its name, such as "Rprec".
+            system: the system's name; None if there is only one.
 
         Raises:
             InputError: for a measure or a system that was not scored.
@@ -68,16 +68,18 @@ class Evaluation:
         return macro_average(self.scores[named], wanted)
 
     def table(self) -> Table:
-        """A row for each of the topics and systems, and macro averages; `*` marks differences from the baseline."""
+        """A table with a row for each topics and system, and macro averages; `*` marks significant differences from the
+        baseline.
+        """
         return build_table(self.collection, self.topics, self.scores, self.measures, self.comparisons)
 
     def query_table(self) -> Table:
-        """A row for each query and system."""
+        """A table with a row for each query and system."""
         header = ["topics", "system", "query", *map(str, self.measures)]
         return Table(title(self.collection), header, build_query_rows(self.topics, self.scores, self.measures))
 
     def comparison_table(self) -> Table:
-        """A row for each test: the difference, its interval, and p-values."""
+        """A table with a row for each test: the difference, its interval, and p-values."""
         caption = (
             f"against {self.baseline}: paired randomisation test, p after Holm over the rows of each measure "
             f"(* below {SIGNIFICANT}), 95 % bootstrap interval"
@@ -102,18 +104,20 @@ def evaluate(
     baseline: str = "",
     seed: int = 0,
 ) -> Evaluation:
-    """Score a run, or several by the names of their systems.
+    """Score a run, or several runs given as a dict by system name.
 
     Args:
-        runs: each a `Run`, or a file in TREC's, KILT's or MS MARCO's format.
-        gold: a collection or its name; or judgments: a file in TREC's or BEIR's format, or {query: {docid: grade}}.
-        topics: of the collection, such as "nq-dev" or ["nq-dev", "fever-dev"]; none: those that have the runs' queries.
-        measures: such as ["Rprec", "recall@5", "nDCG@10"]; none: those that fit the collection.
-        baseline: the system that the others are tested against.
+        runs: a `Run`, or a file in TREC's, KILT's or MS MARCO's format; or a dict of these by system name.
+        gold: a collection or its name; or relevance judgments, as a file in TREC's or BEIR's format, or as {query:
+            {docid: grade}}.
+        topics: names of topics, such as "nq-dev" or ["nq-dev", "fever-dev"]; empty: those that contain the runs'
+            queries.
+        measures: names such as ["Rprec", "recall@5", "nDCG@10"]; empty: the collection's default measures.
+        baseline: name of the system to test the others against.
         seed: of the tests.
 
     Raises:
-        InputError: for queries or docids that the gold lacks, topics without gold, or an unknown measure or baseline.
+        InputError: for queries or docids without gold, topics without gold, or an unknown measure or baseline.
 
     Examples:
         >>> topics = taco_ir.open_collection("sample").topics("nq-dev")
@@ -155,15 +159,15 @@ def evaluate_files(
     baseline: str = "",
     seed: int = 0,
 ) -> Evaluation:
-    """Score the runs of files, which belong to the topics.
+    """Score the runs in files on these topics.
 
     Args:
-        collection: None: the topics are those of a file of judgments.
-        measures: none: the default ones of the collection, and of the runs' answers.
-        baseline: the system that the others are tested against; "" for no tests.
+        collection: the collection; None if the topics come from a qrels file.
+        measures: empty: the default measures of the collection and, if the runs have answers, of answers.
+        baseline: name of the system to test the others against; "" for no tests.
 
     Raises:
-        InputError: for docids that the collection lacks, or systems that lack some topics.
+        InputError: for docids that are not in the collection, or systems without a run for some topics.
     """
     has_pages = bool(collection and collection.passages.has_pages)
     files = [file if has_pages else file.of_passages() for file in files]

@@ -1,11 +1,12 @@
-"""Headroom: what the best of several systems has above a baseline, beside the smallest difference that can be shown.
+"""Headroom: how much better the best of several systems is than a baseline, and the smallest difference that can be
+detected.
 
-The smallest difference is (t_.975 + t_.80) SE, found at p < .05 in four of five repetitions: Bloom 1995, Minimum
-Detectable Effects, Evaluation Review 19. With values y of S seeds by Q queries, differences to the baseline of the same
-seed, SE^2 = s^2(queries' means) / Q + s^2(seeds' means) / S - s^2(rest) / (S Q), the variance of a mean over both when
-both are sampled (Searle, Casella, McCulloch 1992, 4.2); with one seed the first term alone. Of several topics it is
-that of the mean of their means. The degrees of freedom are Satterthwaite's (1946). The best of several systems is
-chosen on the same queries, so headroom is rather too large than too small.
+The smallest difference is (t_.975 + t_.80) SE, which four of five repetitions would find at p < .05: Bloom 1995,
+Minimum Detectable Effects, Evaluation Review 19. Let y be the values of S seeds by Q queries, as differences from the
+baseline with the same seed. Then SE^2 = s^2(queries' means) / Q + s^2(seeds' means) / S - s^2(rest) / (S Q), the
+variance of a mean over sampled queries and seeds (Searle, Casella, McCulloch 1992, 4.2); with one seed, only the first
+term. For several topics it is the variance of the mean of their means. The degrees of freedom are Satterthwaite's
+(1946). The best system is chosen on the same queries, so headroom is overestimated rather than underestimated.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ Scores = Mapping[str, Mapping[int, Values]]  # topics -> seed -> values by query
 
 
 class Headroom(NamedTuple):
-    """What there is to gain on some topics, or in the macro average.
+    """How much there is to gain on some topics, or in the macro average.
 
     Attributes:
-        baseline: its score, over the seeds that are compared.
-        best: the best of the systems; the macro average has the best on each topic, and no name.
-        score: its score.
+        baseline: the baseline's score, over the compared seeds.
+        best: name of the best system; empty for the macro average, which takes the best on each topic.
+        score: the best system's score.
         deviation: standard deviation of the baseline over its seeds; None for one.
-        smallest: the smallest difference that can be shown; None with fewer than two queries.
-        seeds: those compared; 1 says that what other seeds would change is not in `smallest`.
+        smallest: the smallest detectable difference; None with fewer than two queries.
+        seeds: number of compared seeds; with 1, `smallest` does not include the variation between seeds.
     """
 
     topics: str
@@ -52,8 +53,8 @@ class Headroom(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean and variance of the mean of one topic's differences: parts by queries and seeds, and their degrees of
-    freedom; `by_seed` are the seeds' means, by which topics are combined.
+    """Mean of one topic's differences and the variance of that mean: its parts from queries and seeds, with their
+    degrees of freedom. `by_seed` has the seeds' means, with which topics are combined.
     """
 
     queries: float
@@ -63,15 +64,16 @@ class Spread(NamedTuple):
 
 
 def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headroom]:
-    """The headroom on each topic of the baseline that a system has too, then in the macro average of several.
+    """The headroom on each topic of the baseline that another system has too, then in the macro average.
 
-    Seeds that both have are paired; without any, all of each are averaged, and `smallest` is by queries alone.
+    Seeds that both systems have are paired; without any, all seeds of each are averaged, and `smallest` is based on
+    queries only.
 
     Args:
-        systems: name -> scores; task-specific training may be one for each topic.
+        systems: scores by system name; task-specific training may be a separate system for each topic.
 
     Raises:
-        InputError: where no system shares topics with the baseline, or two have values of different queries.
+        InputError: if no system shares topics with the baseline, or two were scored on different queries.
     """
     found, spreads, seeds_of = [], [], []
     for topics, own in baseline.items():
@@ -152,9 +154,10 @@ def _deviation(topics: Sequence[Mapping[int, Values]]) -> float | None:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The value that Student's t is below with a probability of at least one half, by halving.
+    """The quantile of Student's t for a probability of at least one half, found by bisection.
 
-    With t = sqrt(f) tan(a) the density is proportional to cos(a)^(f - 1), which Gauss and Legendre integrate.
+    With t = sqrt(f) tan(a) the density is proportional to cos(a)^(f - 1), which is integrated by Gauss-Legendre
+    quadrature.
     """
     if freedom >= MANY:
         return NormalDist().inv_cdf(probability)
@@ -168,7 +171,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def headroom_table(found: Sequence[Headroom], baseline: str, where: str = "") -> Table:
-    """The headroom as a table; `where` says on what and by which measure."""
+    """The headroom as a table; `where` goes into the title, and names the queries and the measure."""
     rows: list[list[Cell]] = [
         [each.topics, each.baseline, each.best or None, *each[3:7], each.queries, each.seeds] for each in found
     ]
@@ -181,7 +184,7 @@ def headroom_table(found: Sequence[Headroom], baseline: str, where: str = "") ->
 
 
 def headroom_verdict(found: Sequence[Headroom]) -> str:
-    """Whether a gain of all the headroom could be shown, in a sentence."""
+    """A sentence on whether a gain as large as the headroom could be detected."""
     last = found[-1]
     if last.smallest is None:
         return "headroom: with one query nothing can be shown"

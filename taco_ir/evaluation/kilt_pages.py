@@ -1,6 +1,6 @@
 """KILT's page-level retrieval measures, over evidence sets (Petroni et al. 2021, section 5).
 
-They differ from those of trec_eval, which judges against the union of the evidence sets.
+They differ from trec_eval's measures, which judge against the union of the evidence sets.
 """
 
 from __future__ import annotations
@@ -63,15 +63,16 @@ def _below(limit: int, positions: list[int]) -> int:
 def kilt_scores(
     rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]
 ) -> dict[str, dict[str, float]]:
-    """Measure -> qid -> value, equal to those of KILT's own script.
+    """Scores by measure and query, equal to those of KILT's own script.
 
     Args:
-        rankings: qid -> pages, best first, no repeats (see `page_run`). A missing query scores 0.
-        queries: evidence sets with the same pages count once; a query without evidence scores 0.
+        rankings: pages of each query, best first, without repeats (see `page_run`). A missing query scores 0.
+        queries: the queries with their gold; evidence sets with the same pages count once, and a query without any
+            scores 0.
         measures: `Rprec`, or `recall`, `success` or `precision` with `@k`.
 
     Raises:
-        InputError: for a measure that is none of these.
+        InputError: for any other measure.
     """
     cutoffs = {measure: _cutoff(measure) for measure in measures}
     with collector_paused():

@@ -1,7 +1,7 @@
-"""Measures as values that parse and print, and a run's scores by them.
+"""Measures of retrieval and answers: reads and prints their names, and scores runs by them.
 
-Page level is KILT's (kilt_pages.py); passage level is trec_eval's, on qrels that are the union of the evidence sets;
-answers are scored by KILT's downstream measures (answers.py).
+Page-level measures are KILT's (kilt_pages.py). Passage-level measures are trec_eval's, on qrels that are the union of
+the evidence sets. Answers are scored by KILT's downstream measures (answers.py).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Measure(NamedTuple):
     """A measure of retrieval or of answers.
 
     Attributes:
-        kind: one of `LEVELS`, or the whole name of a measure of ir_measures.
-        k: the cutoff; 0 for R-precision, measures of answers, and those of ir_measures.
+        kind: one of `LEVELS`, or the full name of a measure in ir_measures.
+        k: the cutoff; 0 for R-precision, measures of answers, and those in ir_measures.
     """
 
     kind: str
@@ -48,10 +48,10 @@ class Measure(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Measure:
-        """Read `Rprec`, `recall@5`, `nDCG@10`, ... or the printed form (`page recall@5`).
+        """Parse a name: `Rprec`, `recall@5`, `nDCG@10`, ..., or the printed form (`page recall@5`).
 
         Raises:
-            InputError: naming the nearest valid form and all of them.
+            InputError: with the nearest valid name, and all valid names.
         """
         if match := FORM.fullmatch(text.strip()):
             level, name, k = match.groups()
@@ -76,7 +76,7 @@ class Measure(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The name for flags and files, such as `recall@5`."""
+        """The name in flags and files, such as `recall@5`."""
         return f"{self.kind}@{self.k}" if self.k else self.kind
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ GRADED = tuple(Measure(*each) for each in (("nDCG", 10), ("MRR", 10), ("R", 20),
 
 
 def default_measures(has_pages: bool, short: bool = False) -> tuple[Measure, ...]:
-    """The measures of a collection: KILT's of pages and some of passages; without pages those of graded judgments."""
+    """The default measures: KILT's for pages and some for passages; without pages, those for graded judgments."""
     if not has_pages:
         return GRADED[:3] if short else GRADED
     return SUMMARY if short else MEASURES
@@ -101,28 +101,28 @@ class Scores(NamedTuple):
     """A run's scores on one task.
 
     Attributes:
-        by_query: measure -> qid -> value; None where the measure does not apply: passage measures without judged
-            passages or on a run of pages, answer measures without answers, ours or gold.
-        missing: qids that the run has no ranking for; they score 0.
+        by_query: values by measure and qid; None if the measure does not apply: passage measures without judged
+            passages or on a run of pages, and answer measures without answers in run or gold.
+        missing: qids without a ranking in the run; they score 0.
     """
 
     by_query: dict[Measure, dict[str, float] | None]
     missing: list[str]
 
     def mean(self, measure: Measure) -> float | None:
-        """Mean over the queries, for passage measures over those with judged passages; None without values."""
+        """Mean over the queries, for passage measures only over those with judged passages; None without values."""
         values = self.by_query[measure]
         return math.fsum(values.values()) / len(values) if values else None
 
 
 def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iterable[Measure] = MEASURES) -> Scores:
-    """Score a run against the evidence of its topics.
+    """Score a run against the gold of its topics.
 
     Args:
-        page_of: gives the page of each docid (see `page_run`).
+        page_of: returns the page of each docid (see `page_run`).
 
     Raises:
-        InputError: where the run has topics that are not among the queries, or a docid without a page.
+        InputError: if the run has topics that are not among the queries, or a docid without a page.
     """
     refuse_text(measures, "measures")
     missing = missing_topics(run, queries)
@@ -150,7 +150,9 @@ def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Ite
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """qid -> docid -> grade, or 1 for each passage of an evidence set; without queries that have no judged passages."""
+    """Relevance grades by qid and docid, 1 for passages in evidence sets; queries without judged passages are left
+    out.
+    """
     qrels = {query.qid: dict(query.grades) or dict.fromkeys(query.gold_passages, 1) for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
@@ -158,10 +160,10 @@ def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
 def passage_scores(
     run: Run, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]
 ) -> dict[Measure, dict[str, float]]:
-    """Measure -> qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
+    """trec_eval's values by measure and query, for all judged queries; a query missing from the run scores 0.
 
-    trec_eval orders by score and then docid; it gets -rank as the score, so that the run's own order is measured. Its
-    reciprocal rank has no cutoff, so it gets only k hits.
+    trec_eval orders by score and then docid. It gets -rank as the score, so that it uses the run's own order. Its
+    reciprocal rank has no cutoff, so it gets only the first k hits.
     """
     import pytrec_eval
 
@@ -195,16 +197,16 @@ def _cut_after_last(relevant: Collection[str], docids: Sequence[str]) -> Sequenc
 
 
 def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:
-    """Mean of the tasks' means, each task counting once; None where any task has no value, or there is no task."""
+    """The mean of the tasks' means, with equal weights; None if any task has no value, or there is no task."""
     means = [task.mean(measure) for task in tasks]
     values = [mean for mean in means if mean is not None]
     return math.fsum(values) / len(values) if values and len(values) == len(means) else None
 
 
 def canonical_name(text: str) -> str | None:
-    """The canonical name of a measure that pytrec_eval or ir_measures itself computes; None for any other text.
+    """The canonical name of a measure that pytrec_eval or ir_measures can compute; None for any other text.
 
-    Others need programs that may not be there. Cutoffs are from 1 to 999,999.
+    Measures that need external programs are not accepted. Cutoffs are from 1 to 999,999.
     """
     import ir_measures
 
@@ -221,9 +223,9 @@ def canonical_name(text: str) -> str | None:
 
 
 def named_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Name -> query id -> value for each judged query; one that is missing from the run scores 0.
+    """Values by measure name and query id, for each judged query; a query missing from the run scores 0.
 
-    The hits are handed over with minus their rank as score, so the run's own order is measured.
+    Each hit gets minus its rank as the score, so that the run's own order is used.
     """
     import ir_measures
 

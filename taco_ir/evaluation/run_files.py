@@ -1,4 +1,4 @@
-"""Run files and folders as a user names them, sorted by system and topics."""
+"""Finds run files and folders that a user named, and sorts them by system and topics."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
 class RunFile(NamedTuple):
-    """A run file as it was given, its system, and its runs by topics."""
+    """A run file with its system, and its runs by topics."""
 
     path: Path
     system: str
     runs: dict[str, Run]
 
     def of_passages(self) -> RunFile:
-        """With runs of pages as runs of passages, where each passage is a page of its own."""
+        """The same with runs of pages turned into runs of passages, where each passage is its own page."""
         return self._replace(runs={name: run._replace(level="passage") for name, run in self.runs.items()})
 
 
 def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
-    """Every run file once, by its real path: as it was given, and its system where a folder names it.
+    """All run files without repeats: by real path, the path as given, and the system if a folder names it.
 
     Raises:
         InputError: for a folder without run files.
@@ -56,10 +56,10 @@ def read_run_files(paths: Sequence[Path], topics: Sequence[Topics], some: bool =
     """Read run files, by real path.
 
     Args:
-        some: the topics may be some of those that were searched for: others are left out, and told.
+        some: the topics may be only some of those searched; queries of others are dropped with a warning.
 
     Raises:
-        InputError: for a file that belongs to none of the topics.
+        InputError: for a file with queries of none of the topics.
     """
     found = {}
     for real, (path, named) in list_run_files(paths).items():
@@ -71,7 +71,7 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
     """Sort runs by system and topics.
 
     Raises:
-        InputError: for two runs of one system for the same topics, or a system that lacks some of the topics.
+        InputError: for two runs of one system on the same topics, or a system without a run for some topics.
     """
     systems: dict[str, dict[str, Run]] = defaultdict(dict)
     for path, name, runs in files:
@@ -87,10 +87,10 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
 
 
 def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) -> Run:
-    """The run without queries of none of the topics, which is told; a run of such queries alone stays as it is.
+    """Drop queries that are in none of the topics, with a warning; a run with only such queries stays as it is.
 
     Args:
-        where: what messages call the run.
+        where: name of the run in messages.
     """
     known = {query.qid for topic in topics for query in topic.queries}
     foreign = [qid for qid in run.rankings if qid not in known]
@@ -102,7 +102,7 @@ def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) ->
 
 
 def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag: str = "") -> dict[str, Run]:
-    """Split a run by topics, by its query ids. Raises: InputError for queries of none of the topics."""
+    """Split a run by topics, using its query ids. Raises: InputError for queries of none of the topics."""
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
@@ -133,7 +133,7 @@ def _stem(path: Path) -> str:
 
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
-    """Raise InputError for docids, or pages of a run of pages, that the collection lacks."""
+    """Raise InputError for docids (for a run of pages: pages) that are not in the collection."""
     missing_in = collection.passages.missing_pages if run.level == "page" else collection.passages.missing_docids
     missing: dict[str, None] = {}
     rankings = iter(run.rankings.values())
@@ -149,7 +149,7 @@ def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
 
 
 def warn_of_unjudged(file: RunFile, topics: Sequence[Topics]) -> None:
-    """Warn of a run none of whose hits is judged, where no collection tells whether it is of the same passages."""
+    """Without a collection, warn if none of a run's hits is judged, since it may be of other passages."""
     judged = {docid for topic in topics for query in topic.queries for docid in query.grades}
     hits = (docid for run in file.runs.values() for ranking in run.rankings.values() for docid in ranking.docids)
     if judged.isdisjoint(hits):

@@ -1,4 +1,4 @@
-"""Scores of systems on topics as rows of tables, with their macro average and comparisons with a baseline."""
+"""Scores systems on topics, and builds table rows with macro averages and comparisons with a baseline."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def score(
     measures: Sequence[Measure],
     page_of: PageOf | None = None,
 ) -> dict[str, list[Scores]]:
-    """Scores of each system, one for each of the topics.
+    """The scores of each system on each of the topics.
 
     Args:
-        page_of: gives the page of each docid; None: the collection's, which refuses docids that it lacks.
+        page_of: returns the page of each docid; None: look up pages in the collection, and refuse unknown docids.
 
     Raises:
         InputError: for a run of other topics, or a docid without a page.
@@ -62,10 +62,10 @@ def score_by_default(
     retrieval: Sequence[Measure],
     page_of: PageOf | None = None,
 ) -> tuple[dict[str, list[Scores]], list[Measure]]:
-    """Score by default measures: those of retrieval, and for runs with answers those that their tasks ask for.
+    """Score with default measures: those for retrieval and, for runs with answers, those for their tasks.
 
     Returns:
-        The scores, and the measures; a measure that the task of some topics does not ask for has no value there.
+        The scores and the measures. On topics whose task does not use a measure, it has no value.
     """
     answered = [topic for place, topic in enumerate(topics) if any(own[place].answers for own in runs.values())]
     of_answers = [measure for topic in answered for measure in _select_measures(topic)]
@@ -91,7 +91,7 @@ def build_table(
     measures: Sequence[Measure],
     comparisons: Sequence[Comparison] = (),
 ) -> Table:
-    """Scores as `build_rows` gives them, under the collection's name."""
+    """A table of scores with the rows of `build_rows`, titled with the collection's name."""
     header = ["topics", "system", *map(str, measures)]
     return Table(title(collection), header, build_rows(topics, scores, measures, comparisons))
 
@@ -102,7 +102,7 @@ def build_rows(
     measures: Sequence[Measure],
     comparisons: Sequence[Comparison] = (),
 ) -> list[list[Cell]]:
-    """`topics, system, values` for each of the topics, then their macro average; `*` marks significant differences."""
+    """Rows `topics, system, values` for each of the topics, then macro averages; `*` marks significant differences."""
     marked = {(each.topics, each.system, each.measure) for each in comparisons if each.mark}
 
     def cell(value: float | None, *row: str, measure: Measure) -> Cell:
@@ -122,7 +122,7 @@ def build_rows(
 def build_query_rows(
     topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure]
 ) -> list[list[Cell]]:
-    """`topics, system, query, values` for every query."""
+    """Rows `topics, system, query, values` for every query."""
     return [
         [topic.name, system, query.qid, *((results[i].by_query[measure] or {}).get(query.qid) for measure in measures)]
         for i, topic in enumerate(topics)
@@ -138,7 +138,7 @@ def compare_with(
     measures: Sequence[Measure],
     seed: int,
 ) -> list[Comparison]:
-    """Test every other system against `baseline`, where both have values. Raises: InputError for other queries."""
+    """Test every other system against `baseline`, if both have values. Raises: InputError for different queries."""
     differences: dict[str, dict[Column, Values]] = {topic.name: {} for topic in topics}
     for measure, (place, topic), (system, results) in itertools.product(measures, enumerate(topics), scores.items()):
         ours, theirs = results[place].by_query[measure], scores[baseline][place].by_query[measure]

@@ -1,8 +1,9 @@
-"""Is one system better than another: paired randomisation test, Holm's correction, bootstrap interval, effect size.
+"""Tests whether one system is better than another: randomisation test, Holm's correction, bootstrap interval, effect
+size.
 
-A pair of systems has one p-value in all verbs: flips depend on the seed and the name of the topics, values are rounded
-to six digits, and the number of flips is fixed. Over several topics the statistic is the mean of their means. Many
-systems are resampled together, since sampling costs more than the statistics.
+A pair of systems has the same p-value in all verbs: sign flips depend only on the seed and the name of the topics,
+values are rounded to six digits, and the number of flips is fixed. Over several topics the statistic is the mean of
+their means. All systems are resampled together, since sampling costs more than computing the statistics.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ AT_ONCE = 1 << 12  # flips made at once for any number of queries, so that topic
 
 
 class Column(NamedTuple):
-    """What is tested: a system against its baseline on one measure."""
+    """What a test compares: a system with its baseline by one measure."""
 
     system: str
     base: str
@@ -36,13 +37,13 @@ class Column(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A system's difference from its baseline on one measure; `topics` may be a slice or the macro average.
+    """A system's difference from its baseline by one measure, on topics, a slice of topics, or in the macro average.
 
     Attributes:
-        base: the encoder that training started from, where it distinguishes rows of one system.
+        base: the encoder that training started from, if a system has rows with several.
         low, high: 95 % bootstrap interval of the difference.
-        effect: the difference in standard deviations (`effect_size`), None where that is not defined.
-        p, p_holm: of the paired randomisation test, before and after Holm's correction over its family.
+        effect: the difference in standard deviations (`effect_size`); None if undefined.
+        p, p_holm: p-values of the paired randomisation test, before and after Holm's correction in its family.
     """
 
     system: str
@@ -58,7 +59,7 @@ class Comparison(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """`+` significantly better than the baseline, `-` significantly worse, else nothing."""
+        """`+` if significantly better than the baseline, `-` if significantly worse, otherwise ""."""
         if self.p_holm >= SIGNIFICANT:
             return ""
         return "+" if self.difference > 0 else "-"
@@ -71,10 +72,10 @@ Family = Mapping[str, Sequence[str]]
 
 
 def compare(differences: Differences, topics: Sequence[str], slices: Sequence[str], seed: int) -> list[Comparison]:
-    """Test every column on all topics where it has values, and on their macro average if it has values on all.
+    """Test every column on all topics where it has values, and in the macro average if it has values on all.
 
-    Holm's family is all systems, topics and the macro average on one measure. Slices, which are subsets of topics, are
-    a family of their own.
+    Holm's family is all systems, topics and the macro average by one measure. Slices, which are subsets of topics, form
+    a separate family.
     """
     whole = {name: (name,) for name in topics} | ({MACRO: tuple(topics)} if len(topics) > 1 else {})
     families: Sequence[Family] = (whole, {name: (name,) for name in slices})
@@ -104,10 +105,10 @@ def compare(differences: Differences, topics: Sequence[str], slices: Sequence[st
 
 
 def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float]) -> Values:
-    """score - baseline per query [Q], in the order of `scores`.
+    """The differences score - baseline by query [Q], in the order of `scores`.
 
     Raises:
-        InputError: where the two have values of different queries.
+        InputError: if the two were scored on different queries.
     """
     if lone := scores.keys() ^ baseline.keys():
         only = f"{len(lone)} are in one alone, first {min(lone)!r}"
@@ -117,7 +118,7 @@ def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float
 
 
 def mean_difference(tasks: Sequence[Values]) -> float:
-    """Mean of the tasks' mean differences."""
+    """The mean of the tasks' mean differences."""
     return float(np.mean([np.mean(differences_Q) for differences_Q in tasks]))
 
 
@@ -125,7 +126,7 @@ def effect_size(tasks: Sequence[Values]) -> float | None:
     """Mean difference in standard deviations of a query's difference: Cohen's d_z = mean / sd (Cohen 1988, 2.3.5).
 
     For several tasks: the mean of the tasks' means, divided by the root of the mean of their variances. Each task
-    counts once, and differences between tasks do not matter. None if that root is 0 or a task has only one query.
+    counts the same, and differences between tasks do not matter. None if the root is 0 or a task has only one query.
     """
     if min(len(differences_Q) for differences_Q in tasks) < 2:
         return None
@@ -194,7 +195,8 @@ def _group_by_length(columns: Mapping[Column, Values]) -> list[tuple[list[Column
 
 
 def flips(differences_QS: Values, rng: np.random.Generator, samples: int) -> Iterator[Values]:
-    """One task's mean differences under random sign flips of its queries: blocks [AT_ONCE, S] of N rows in all.
+    """Yield one task's mean differences under random sign flips of its queries, in blocks [AT_ONCE, S] with N rows in
+    total.
 
     All S systems get the same flips.
     """

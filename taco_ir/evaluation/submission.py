@@ -1,7 +1,7 @@
-"""Submission files for KILT's leaderboard: for each test set one JSON line per query with pages and an answer, zipped.
+"""Makes submission files for KILT's leaderboard: a zip with a JSON lines file of pages and answers for each test set.
 
-KILT's scorer wants exactly one output with an `answer` per query, and ignores empty answers. How the leaderboard wants
-its files named and packed is documented only on its page (EvalAI, challenge 689).
+KILT's scorer requires exactly one output with an `answer` for each query, and ignores empty answers. How to name and
+pack the files is documented only on the leaderboard's page (EvalAI, challenge 689).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW_PAGES = 5  # KILT's leaderboard shows recall@5
 
 
 def build_files(collection: Collection, topics: Sequence[Topics], runs: Sequence[Path]) -> dict[str, bytes]:
-    """The submission file of each of the topics, by name, from the run files of one system.
+    """The submission file for each of the topics, by name, from the run files of one system.
 
     Raises:
         InputError: for runs of several systems or of other topics, and for queries without hits.
@@ -65,7 +65,7 @@ def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
 
 
 def build_outputs(run: Run) -> Outputs:
-    """Outputs of a run of pages: the pages, and an empty answer."""
+    """The outputs of a run of pages: the pages, with an empty answer."""
     return {
         qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]}
         for qid, ranking in run.rankings.items()
@@ -73,7 +73,7 @@ def build_outputs(run: Run) -> Outputs:
 
 
 def read_outputs(path: Path) -> Outputs:
-    """Outputs of a KILT run that `read_kilt` accepts, unchanged except for an empty answer where there is none."""
+    """The outputs of a KILT run that `read_kilt` accepts, unchanged except that missing answers become empty ones."""
     records = (orjson.loads(line) for _, line in numbered_lines(path))
     empty = {"answer": "", "provenance": []}
     return {run_id(str(record["id"]).strip()): empty | record["output"][0] for record in records}
@@ -83,11 +83,11 @@ def build_submission(queries: Sequence[Query], run: Run, outputs: Outputs, name:
     """A submission file: a record for each query, in the order of the topics.
 
     Args:
-        run: the run that `outputs` are of.
-        name: what errors call the run.
+        run: the run that the outputs come from.
+        name: name of the run in error messages.
 
     Raises:
-        InputError: for queries without a record, or records of no query, naming the first few.
+        InputError: for queries without a record, or records without a query, naming the first few.
     """
     try:
         missing = missing_topics(run, queries)

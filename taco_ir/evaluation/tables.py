@@ -1,4 +1,6 @@
-"""Tables as plain text, markdown, JSON or LaTeX; pages show values in the same way (see taco_ir/pages)."""
+"""Prints tables as plain text, markdown, JSON or LaTeX; HTML pages format values in the same way (see
+taco_ir/pages).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Marked(NamedTuple):
-    """A number with a mark after it, such as one of significance."""
+    """A number with a mark after it, such as a mark of significance."""
 
     value: float
     mark: str
 
 
 class PValue(float):
-    """A p-value; never 0, so never shown as 0."""
+    """A p-value; it is never 0, so it is never printed as 0."""
 
 
 Cell = str | float | int | Marked | None
@@ -51,7 +53,7 @@ class Table(NamedTuple):
 
 
 def without_empty(table: Table, name: str) -> Table:
-    """The table without the column `name` (not one of `best`), if no row has a value there."""
+    """Remove the column `name` (not one of `best`) if it has no value in any row."""
     place = table.header.index(name)
     if any(row[place] is not None for row in table.rows):
         return table
@@ -60,11 +62,11 @@ def without_empty(table: Table, name: str) -> Table:
 
 
 def render(table: Table, form: str) -> str:
-    """The table as text that ends in a newline. Numbers have three decimals, in JSON all of them.
+    """The table as text that ends in a newline. Numbers have three decimals; JSON has all digits.
 
     Raises:
         InputError: for a form that is not in FORMS.
-        ValueError: for a repeated header, a row of another length, or a `best` that is no header.
+        ValueError: for a repeated header, a row of another length, or a `best` that is not in the header.
     """
     if form not in FORMS:
         raise InputError(f"format {form!r} is not known; allowed: {', '.join(FORMS)}")
@@ -77,7 +79,7 @@ def render(table: Table, form: str) -> str:
 
 
 def render_all(tables: Sequence[Table], form: str) -> str:
-    """One table as it is; several below each other, in JSON as one array."""
+    """Print tables: a single one as it is, several below each other, or as one array in JSON."""
     texts = [render(table, form) for table in tables]
     if form == "json" and len(texts) > 1:
         return "[\n" + ",\n".join(text.rstrip() for text in texts) + "\n]\n"

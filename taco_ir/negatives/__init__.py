@@ -1,1 +1,1 @@
-"""Hard negatives: mined from rankings, filtered, merged, kept in files, audited."""
+"""Hard negatives: mines them from rankings, filters, merges, stores and audits them."""

@@ -1,4 +1,4 @@
-"""Audits a negatives file: reads what was written, counts it (audit_counts.py), and selects examples to read."""
+"""Audits a negatives file: reads it, counts its contents (audit_counts.py), and selects examples to read."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ MARKS = ("«", "»")  # around a query's words in a snippet
 def audit_file(
     collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path
 ) -> Audit:
-    """Audit the negatives in `output`, write the report as a page beside it, and return it.
+    """Audit the negatives in `output`, write a page about it beside the file, and return the report.
 
     Args:
-        topics: those that were mined, in the order of the file.
-        retrieved: what `mine_file` saw of them, by each source.
+        topics: the mined topics, in the order of the file.
+        retrieved: for each source, statistics from `mine_file`.
     """
     sources = read_sources(output)
     names = source_names(sources)
@@ -74,14 +74,14 @@ def audit_file(
 
 
 def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
-    """The names of the sources; several are numbered, since two models may have one name."""
+    """The names of the sources; several sources are numbered, since two models may have the same name."""
     if len(sources) == 1:
         return [sources[0].source]
     return [f"{number} {each.source}" for number, each in enumerate(sources, 1)]
 
 
 class Kept(NamedTuple):
-    """The negatives of a topics by qid, in the order of the file and by source, and which sources have a negative."""
+    """The negatives of some topics by qid, in file order, also by source, and which sources have a negative."""
 
     together: dict[str, Ranking]
     by_source: list[dict[str, Ranking]]

@@ -1,4 +1,4 @@
-"""What a negatives file holds, by count: gold pages, likely false negatives, score margins, overlaps of sources."""
+"""Counts the contents of a negatives file: gold pages, likely false negatives, score margins, overlaps of sources."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SUSPECTS = 20  # most of a task
 
 
 class Histogram(NamedTuple):
-    """Counts of equally wide bins; bin i reaches from edges[i] to edges[i + 1], and one of the edges is 0."""
+    """Counts in bins of equal width; bin i is from edges[i] to edges[i + 1], and 0 is one of the edges."""
 
     counts: list[int]
     edges: list[float]
 
 
 class Suspect(NamedTuple):
-    """A negative that is likely to answer its query; the likeliest come first in order.
+    """A negative that is probably relevant for its query; when sorted, the most likely come first.
 
     Attributes:
-        signs: -1 for a score like gold's, -2 for an answer in its text, -3 for both.
-        margin: best gold score less its score; infinite where gold is not among the hits.
+        signs: -1 if it scores like gold, -2 if its text contains an answer, -3 if both.
+        margin: the best gold score minus its score; infinite if no gold passage is among the hits.
     """
 
     signs: int
@@ -39,15 +39,15 @@ class Suspect(NamedTuple):
 
 
 class TaskAudit(NamedTuple):
-    """Counts over the negatives of one topics.
+    """Counts for the negatives of one query set.
 
     Attributes:
-        seen: hits from which negatives were selected; `dropped` of them were gold or on a gold page.
-        on_gold: negatives that are gold or on a gold page; anything but 0 is an error of the miner.
-        with_answer: negatives whose text holds an answer, None where answers are no spans of text.
-        margins: best gold score less negative's score, for queries with gold among the hits.
-        lost: queries that lost all hits to a margin because gold was not among them; the sum over several sources.
-        suspects: the likeliest false negatives, at most one of a query.
+        seen: number of hits from which negatives were selected; `dropped` of them were gold or on a gold page.
+        on_gold: number of negatives that are gold or on a gold page; anything but 0 is a bug in the miner.
+        with_answer: number of negatives whose text contains an answer; None if answers are not spans of text.
+        margins: the best gold score minus the negative's score, for queries with gold among the hits.
+        lost: number of queries that the margin left without hits because no gold was among them, over all sources.
+        suspects: the most likely false negatives, at most one per query.
     """
 
     topics: str
@@ -64,12 +64,12 @@ class TaskAudit(NamedTuple):
 
 
 class SourceAudit(NamedTuple):
-    """Counts over the negatives of one of several sources, of one topics.
+    """Counts for the negatives that one of several sources found, for one query set.
 
     Attributes:
-        source: its name.
-        shared: how many of its negatives each of the sources also has for the same query, itself included.
-        alone: how many no other source has.
+        source: the source's name.
+        shared: for each source (also this one), how many of these negatives it found for the same query.
+        alone: how many of them no other source found.
     """
 
     source: str
@@ -79,7 +79,9 @@ class SourceAudit(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A passage of an example; its score is None for gold. `source` names those that have it, if there are several."""
+    """A passage in an example; score is None for gold. `source` names the sources that found it, if there are
+    several.
+    """
 
     score: float | None
     docid: str
@@ -90,10 +92,10 @@ class Shown(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A query to read: its gold passages and its first negatives.
+    """An example to read: a query with its gold passages and its first negatives.
 
-    `gold_scores` has the best gold score by each source, with its name if there are several; None where gold was not
-    among its hits.
+    `gold_scores` has the best gold score in each source, with the source's name if there are several; None if gold was
+    not among the hits.
     """
 
     topics: str
@@ -104,7 +106,7 @@ class Example(NamedTuple):
 
 
 class Suspected(NamedTuple):
-    """A likely false negative to read, with its query; `margin` is None where it is not known."""
+    """A likely false negative with its query, to read; `margin` is None if unknown."""
 
     topics: str
     query: Query
@@ -113,7 +115,7 @@ class Suspected(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The whole report; `sources` are empty where there is only one."""
+    """The whole report; `sources` is empty if there is only one."""
 
     title: str
     notes: Sequence[str]
@@ -124,7 +126,7 @@ class Audit(NamedTuple):
 
     @property
     def measured(self) -> list[TaskAudit]:
-        """The counts that have margins: each topics, or each topics by each source."""
+        """The counts with margins: for each query set, or for each query set and source."""
         by_source = [each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources]
         return [each for each in by_source or self.tasks if len(each.margins)]
 
@@ -138,13 +140,13 @@ def audit_task(
     seen: tuple[int, int, int],
     has_answer: Callable[[Query, str], bool] | None,
 ) -> TaskAudit:
-    """Count over the negatives `kept` by qid.
+    """Count the negatives in `kept`, by qid.
 
     Args:
         page_of: the page of every negative.
-        gold_scores: best gold score by qid, where gold was among the hits.
-        seen: hits looked at, how many of them were dropped as gold, and queries that lost all hits to a margin.
-        has_answer: tells whether the text of a docid holds an answer of a query; None where that says nothing.
+        gold_scores: the best gold score by qid, if gold was among the hits.
+        seen: number of hits looked at, of hits dropped as gold, and of queries that lost all hits to a margin.
+        has_answer: tells whether a passage's text contains an answer to a query; None if that is meaningless.
     """
     on_gold = with_answer = 0
     margins = [np.zeros(0)]
@@ -181,7 +183,7 @@ def audit_task(
 def find_suspect(
     qid: str, ranking: Ranking, margins_N: npt.NDArray[np.float64], holding: frozenset[str]
 ) -> Suspect | None:
-    """The likeliest false negative of a query: one that holds an answer, scores as high as gold, or both."""
+    """The most likely false negative of a query: one that contains an answer, scores as high as gold, or both."""
     found = [
         Suspect(-2 * (docid in holding) - (margin <= 0), margin, qid, docid, score, docid in holding)
         for docid, margin, score in zip(ranking.docids, margins_N.tolist(), ranking.scores.tolist(), strict=True)
@@ -191,7 +193,7 @@ def find_suspect(
 
 
 def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
-    """Count values in about `bins` bins with an edge at 0, so that each bin has one sign."""
+    """Count values in about `bins` bins; 0 is an edge, so that each bin has one sign."""
     low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)
     width = (high - low) / (bins - 1) or 1.0
     first, last = int(np.floor(low / width)), int(np.ceil(high / width))
@@ -203,9 +205,9 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
 
 
 def overlaps(kept: Sequence[Mapping[str, Ranking]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Negatives of the same query that two sources both have [S, S], and those that one alone has [S].
+    """How many negatives two sources both have for the same query [S, S], and how many only one has [S].
 
-    On the diagonal are all negatives of a source.
+    The diagonal has all negatives of a source.
     """
     count = len(kept)
     shared_SS, alone_S = np.zeros((count, count), dtype=np.int64), np.zeros(count, dtype=np.int64)

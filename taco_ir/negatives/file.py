@@ -1,10 +1,10 @@
-"""Hard negatives of training queries on disk: JSON lines, the first a header that says how they were mined.
+"""Files of hard negatives: JSON lines, of which the first is a header that records how they were mined.
 
 {"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": "0123456789abcdef", "depth": 100, ...}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "scores": [11.5, 10.25]}
 
-Merged from several sources, the header lists the header of each source's own file, and every docid has the places in
-that list of the sources that have it, and its score in each:
+For several merged sources, the header lists the header of each source. For every docid, `sources` has the positions in
+that list of the sources that found it, and `scores` its score in each:
 
 {"taco_ir_negatives": 2, "sources": [{"source": "bm25", ...}, {"source": "dense", ...}]}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.7, 10.2]]}
@@ -43,12 +43,12 @@ class NegativesHeader(NamedTuple):
         source: the retriever (`bm25`, `dense`, ...).
         checkpoint: fingerprint of the encoder that retrieved, "" where none did.
         collection: fingerprint of the passages.
-        depth: hits looked at per query.
-        skip: best hits passed over.
-        keep: most negatives kept per query.
-        filters: names of the rules that dropped hits.
-        seed: of whatever was sampled.
-        queries: fingerprint of the queries and their evidence ("" where that is not known).
+        depth: number of hits looked at for each query.
+        skip: number of top hits that were skipped.
+        keep: maximum number of negatives for each query.
+        filters: names of the filters that were applied.
+        seed: random seed of the mining.
+        queries: fingerprint of the queries and their evidence; "" if unknown.
     """
 
     source: str
@@ -63,7 +63,7 @@ class NegativesHeader(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Docids by topics name and qid, hardest first.
+    """Hard negatives by query set and query, hardest first.
 
     Attributes:
         sources: how the negatives of each source were mined.
@@ -75,18 +75,18 @@ class Negatives(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """A fingerprint of how they were mined, whatever the queries."""
+        """A fingerprint of how the negatives were mined; it does not depend on the queries."""
         return fingerprint([header._replace(queries="") for header in self.sources])
 
 
 def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
-    """The hard negatives that topics bring themselves, as training files of other toolkits do.
+    """The hard negatives that the topics themselves list, as in training files of other toolkits.
 
     Args:
         passages: fingerprint of the collection's passages.
 
     Raises:
-        InputError: for topics that bring none.
+        InputError: for topics without any.
     """
     docids = {}
     for each in topics:
@@ -99,7 +99,7 @@ def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
 
 
 def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
-    """Write rows of topics name, qid, docids (hardest first) and their scores; the file is whole or absent."""
+    """Write rows of topics name, qid, docids (hardest first) and scores; the file is complete or absent."""
     with writing(path, "wb") as sink:
         sink.write(orjson.dumps({FORMAT_KEY: ONE_SOURCE, **header._asdict()}) + b"\n")
         for topics, qid, docids, scores in rows:
@@ -108,7 +108,9 @@ def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
 
 
 def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
-    """Write rows of topics name, qid, docids, places in `sources` of those that have each, and its score in each."""
+    """Write rows of topics name, qid, docids, and for each docid the positions of its sources and its scores in
+    them.
+    """
     with writing(path, "wb") as sink:
         record = {FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}
         sink.write(orjson.dumps(record) + b"\n")
@@ -121,12 +123,12 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
     """Read a negatives file.
 
     Args:
-        collection: the fingerprint of the passages it must be of, None for any.
-        only: qids, by topics name, of the queries whose negatives are kept; None: all.
+        collection: the fingerprint that the collection's passages must have; None: any.
+        only: by topics name, the qids of the queries to read; None: all.
 
     Raises:
-        InputError: naming file and line for a missing header, a missing, unknown or ill-typed key, a name of no topics,
-            docids or queries given twice, or a file mined from another collection.
+        InputError: naming file and line, for a missing header, a missing, unknown or ill-typed key, an invalid name of
+            topics, a repeated docid or query, or a file mined from another collection.
     """
     lines = read_json_lines(path)
     sources = _headers(path, *next(lines, (1, {})))
@@ -147,7 +149,7 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
 
 
 def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
-    """Raise InputError where negatives were mined from another collection than the one with this fingerprint."""
+    """Raise InputError if the negatives were mined from another collection than the one with this fingerprint."""
     if other := [header.collection for header in sources if collection not in {None, header.collection}]:
         both = f"mined from collection {other[0]!r}, this collection is {collection!r}"
         raise InputError(f"{path}: {both}; mine negatives from it")
@@ -159,7 +161,7 @@ def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
 
 
 def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
-    """Add to the examples of `topics` what was mined for them, warning of those without any."""
+    """Add mined negatives to the examples of `topics`, with a warning about examples without any."""
     mined = negatives.docids.get(str(topics), {})
     found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
     if bare := sum(not example.negatives for example in found):

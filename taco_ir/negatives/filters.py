@@ -1,4 +1,6 @@
-"""Which hits of a ranking are hard negatives: not gold, not on a gold page and, on request, without the answer."""
+"""Decides which hits of a ranking become hard negatives: not gold, not on a gold page and, on request, without an
+answer.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MiningSettings(Settings):
-    """Which hits of a ranking become negatives.
+    """Settings that decide which hits of a ranking become negatives.
 
     Attributes:
-        depth: hits retrieved for each query.
-        skip: best ranks that are passed over, counted in the ranking itself, before anything is dropped.
-        keep: most negatives of a query.
-        drop_answers: drop passages whose text holds an answer.
-        margin: drop hits that score above the best gold hit less `margin`, and all hits where gold is not among the
+        depth: number of hits to retrieve for each query.
+        skip: number of top ranks to skip, before any filter.
+        keep: maximum number of negatives for each query.
+        drop_answers: drop passages whose text contains an answer.
+        margin: drop hits with at least the best gold hit's score minus `margin`, and all hits if no gold is among the
             first `depth`; None: drop none.
-        seed: samples the examples of the audit.
+        seed: random seed for the examples in the audit.
 
     Raises:
         InputError: for values that are not allowed.
@@ -60,14 +62,14 @@ def each_settings(
     drop_answers: bool,
     seed: int,
 ) -> list[MiningSettings]:
-    """The settings of each source.
+    """The mining settings of each source.
 
     Args:
-        windows: hits to skip and the last one looked at: one pair for all sources, or one for each.
-        margins: likewise.
+        windows: number of hits to skip, and the last rank to use: one pair for all sources, or one for each.
+        margins: one margin for all sources, or one for each.
 
     Raises:
-        InputError: for another number of windows or margins, or values that are not allowed.
+        InputError: for a wrong number of windows or margins, or values that are not allowed.
     """
     windows, margins = _for_each("--window", windows, sources), _for_each("--margin", margins, sources)
     try:
@@ -87,7 +89,7 @@ def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
 
 
 class Gold(NamedTuple):
-    """What supports a query's answer: its passages, all its pages, and the pages without judged passages."""
+    """The gold of a query: its passages, all its pages, and those of the pages without judged passages."""
 
     passages: frozenset[str]
     pages: frozenset[str]
@@ -95,7 +97,9 @@ class Gold(NamedTuple):
 
 
 def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
-    """The gold of `query`; its pages are those of the evidence, and of gold passages as far as `page_of` knows them."""
+    """The gold of `query`: the passages and pages in its evidence, and the pages of its gold passages if `page_of` has
+    them.
+    """
     passages = frozenset(query.gold_passages)
     pages = frozenset(query.gold_pages)
     whole = frozenset(page for evidence in query.evidence if not evidence.passages for page in evidence.pages)
@@ -103,12 +107,12 @@ def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
 
 
 class Mined(NamedTuple):
-    """The negatives of one query, and what was seen on the way.
+    """The negatives of one query, with statistics of the mining.
 
     Attributes:
-        seen: hits between skip and depth; `on_gold` of them are gold or on a gold page.
-        gold_score: the best gold hit's score, NaN where there is none down to depth.
-        lost: the margin dropped all hits because of that.
+        seen: number of hits between skip and depth; `on_gold` of them are gold or on a gold page.
+        gold_score: the best gold hit's score; NaN if there is none within depth.
+        lost: whether the margin therefore dropped all hits.
     """
 
     negatives: Ranking
@@ -125,13 +129,13 @@ def hard_negatives(
     settings: MiningSettings,
     holds_answer: Callable[[str], bool] | None = None,
 ) -> Mined:
-    """The first `keep` hits of ranks skip + 1 to depth that no filter drops, in the ranking's order.
+    """The first `keep` hits from rank skip + 1 to depth that no filter drops, in the ranking's order.
 
-    A query without evidence has no negatives, since nothing distinguishes them from positives.
+    A query without gold gets no negatives, since they could not be told from positives.
 
     Args:
         page_of: the page of every hit.
-        holds_answer: tells whether the text of a docid holds an answer; called only with `drop_answers`.
+        holds_answer: tells whether a passage's text contains an answer; called only with `drop_answers`.
     """
     gold = gold_of(query, page_of)
     if not gold.pages:
@@ -157,14 +161,14 @@ def hard_negatives(
 
 
 class AnswerTexts:
-    """Passage texts in which answers are searched for as whole words; each is normalised once, when first needed."""
+    """Passage texts in which answers are searched as whole words; each text is normalised once, when first needed."""
 
     def __init__(self, passages: Mapping[str, Passage]) -> None:
         self._passages = passages
         self._texts: dict[str, str] = {}
 
     def holds(self, docid: str, answers: Sequence[str]) -> bool:
-        """Whether the text of `docid`, without its title, holds one of `answers` (from `telling_answers`)."""
+        """Whether the text of `docid`, without its title, contains one of `answers` (from `telling_answers`)."""
         text = self._texts.get(docid)
         if text is None:
             text = self._texts[docid] = normalised(self._passages[docid].text)

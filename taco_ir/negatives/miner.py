@@ -1,4 +1,4 @@
-"""Mines hard negatives for topics: retrieves once, keeps the runs, filters, and writes a negatives file."""
+"""Mines hard negatives for query sets: retrieves once, keeps the runs, filters, and writes a negatives file."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Row = tuple[str, str, list[Ranking]]
 
 
 class Source(NamedTuple):
-    """What ranks, a retriever or existing runs, and which of its hits become negatives."""
+    """A source of rankings, which is a retriever or existing runs, with the settings for its negatives."""
 
     ranks: Ranker | Path
     settings: MiningSettings
 
 
 class Retrieved(NamedTuple):
-    """What filtering saw of a topics' rankings by one source.
+    """Statistics from filtering one source's rankings of a query set.
 
     Attributes:
-        seen: hits between skip and depth; `on_gold` of them are on gold pages.
-        gold_scores: the best gold hit's score by qid.
-        lost: queries that lost all hits to a margin because gold was not among them.
+        seen: number of hits between skip and depth; `on_gold` of them are on gold pages.
+        gold_scores: the best gold hit's score, by qid.
+        lost: number of queries that the margin left without hits because no gold was among them.
     """
 
     seen: int
@@ -51,7 +51,7 @@ class Retrieved(NamedTuple):
     lost: int = 0
 
     def add(self, qid: str, mined: Mined) -> Retrieved:
-        """Count a query's hits as well."""
+        """Add the statistics of another query."""
         if not math.isnan(mined.gold_score):
             self.gold_scores[qid] = mined.gold_score
         return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores, self.lost + mined.lost)
@@ -68,19 +68,19 @@ def mine_topics(
     """Mine hard negatives for `topics`, write them to `output`, and return what was written.
 
     Args:
-        source: a retriever, whose runs are kept beside `output` and used again; or a TREC run file or a folder of them.
-        output: a `.jsonl` file; every query of the topics has a line, an empty one where nothing is left.
+        source: a retriever, whose runs are kept beside `output` and reused; or a TREC run file, or a folder of them.
+        output: a `.jsonl` file with a line for every query, without docids if no hit is left.
 
     Raises:
-        InputError: for topics without evidence, a run that lacks topics or is of another collection, or an output that
-            was made otherwise (without `overwrite`).
+        InputError: for topics without gold, a run that lacks topics or is of another collection, or (without
+            `overwrite`) an output made from something else.
     """
     mine_file(collection, [Source(source, settings)], topics, output, overwrite)
     return read_negatives(output, collection.passages.fingerprint)
 
 
 def check_minable(topics: Sequence[Topics], output: Path) -> None:
-    """Raise InputError for topics without gold, or an output that is not named as a negatives file."""
+    """Raise InputError for topics without gold, or an output whose name is not that of a negatives file."""
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file must end in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
@@ -94,9 +94,10 @@ def check_minable(topics: Sequence[Topics], output: Path) -> None:
 def mine_file(
     collection: Collection, sources: Sequence[Source], topics: Sequence[Topics], output: Path, overwrite: bool = False
 ) -> dict[str, list[Retrieved]]:
-    """Mine from one or several sources, and return by topics what was seen of each source, for the audit.
+    """Mine from one or several sources; returns statistics for each topics and source, for the audit.
 
-    Several sources are merged query by query (`merge`): each gives what it gives alone. Otherwise as `mine_topics`.
+    Several sources are merged query by query (`merge`); filters apply to each source separately. Otherwise as
+    `mine_topics`.
     """
     check_minable(topics, output)
     names = [canonical_name(collection, topic) for topic in topics]
@@ -124,11 +125,11 @@ def mine_file(
 
 
 class Merged(NamedTuple):
-    """A query's merged negatives.
+    """The merged negatives of a query.
 
     Attributes:
-        sources: of each docid, the sources that have it, the one where it ranks best first.
-        scores: of each docid, its scores in these sources.
+        sources: for each docid, the sources that found it, starting with the one where it ranks best.
+        scores: for each docid, its scores in these sources.
     """
 
     docids: list[str]
@@ -137,15 +138,15 @@ class Merged(NamedTuple):
 
 
 def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
-    """Merge the negatives of several sources by a passage's best place in any, then by the order of the sources.
+    """Merge the negatives of several sources, ordered by a passage's best rank in any source, then by source.
 
-    So the first of every source come first, in turn, then the second of each. Scores decide nothing, since the scales
-    of sources differ (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
+    So the top negative of every source comes first, then the second of each, and so on. Scores are not used, since
+    their scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
 
     Args:
-        first: the source whose turn is first, in [0, sources); after the last source comes source 0.
+        first: the source to start with, in [0, sources); source 0 follows the last one.
 
-    Differs: the paper says which retrievers are united, not how; the order is ours.
+    Differs: the paper names the retrievers that it merges, but not how; the order is our choice.
     """
     places: dict[str, list[tuple[int, int, int]]] = {}  # place, turn, source
     for source, ranking in enumerate(negatives):
@@ -168,22 +169,22 @@ def fingerprint_of(collection: Collection, topics: Sequence[Topics]) -> str:
 
 
 def canonical_name(collection: Collection, topics: Topics) -> str:
-    """The name under which the negatives of `topics` are filed."""
+    """The name of `topics` in a negatives file."""
     return str(resolve_topics(topics.name, collection.topics_names))
 
 
 def first_source(qid: str, sources: int) -> int:
-    """Whose turn is first for a query: each source's equally often, so that an epoch learns from all of them."""
+    """The source to start with for a query; each source is used equally often, so that an epoch learns from all."""
     return hash_names(qid, "first source") % sources
 
 
 def audit_path(output: Path) -> Path:
-    """The audit of a negatives file."""
+    """The path of a negatives file's audit."""
     return output.with_suffix(".audit.html")
 
 
 def answers_of(query: Query, task: str) -> tuple[str, ...]:
-    """The answers worth looking for in passages, normalised; none for a task whose answers are no spans of text."""
+    """The normalised answers worth searching for in passages; none for tasks whose answers are not spans of text."""
     return () if task in WITHOUT_SPANS else telling_answers(query.answers)
 
 

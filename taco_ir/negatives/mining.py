@@ -1,4 +1,4 @@
-"""Mining as a user asks for it: words that name sources and tasks, a negatives file, and its audit."""
+"""Mines hard negatives as a user asks for it: sources and tasks by name, a negatives file, and its audit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class MiningReport(NamedTuple):
-    """What mining made.
+    """The result of mining: a negatives file and its audit.
 
     Attributes:
-        negatives: the file, for `--negatives` and `TrainSettings(negatives=...)`.
-        page: the audit as an HTML page, with examples to read.
-        audit: its numbers.
+        negatives: path of the negatives file, for `--negatives` and `TrainSettings(negatives=...)`.
+        page: path of the audit as an HTML page, with examples to read.
+        audit: the audit's numbers.
     """
 
     negatives: Path
@@ -37,11 +37,15 @@ class MiningReport(NamedTuple):
     audit: Audit
 
     def tables(self) -> list[Table]:
-        """A row for each of the topics; if there are several sources, also one for each of them, and their overlaps."""
+        """Tables with a row for each of the topics; with several sources, also rows for each source, and their
+        overlaps.
+        """
         return [summary(self.audit.tasks), *source_tables(self.audit.sources)]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each of the topics: negatives, and estimates of false ones. Raises: InputError without pandas."""
+        """A DataFrame with a row for each of the topics: counts of negatives, and estimates of false ones. Raises:
+        InputError without pandas.
+        """
         return self.tables()[0].to_pandas()
 
 
@@ -62,17 +66,17 @@ def mine(
 
     Args:
         collection: an opened collection, or its name.
-        sources: what ranks: "bm25", a model, a run file or a folder of runs; several are merged, the best of each in
-            turn.
-        output: the negatives file, whose name ends in .jsonl. Rankings are kept beside it, for mining again.
-        tasks: of the collection; "all" for every task with such a split.
-        settings: which hits become negatives, for all sources or for each.
-        model: how the models among the sources encode.
-        index: a dense index of the one model among the sources.
+        sources: "bm25", a model, a run file or a folder of runs. With several, negatives are taken from each in turn,
+            best first.
+        output: the negatives file to write, whose name ends in .jsonl. Rankings are kept beside it for mining again.
+        tasks: tasks of the collection; "all" for every task with this split.
+        settings: decide which hits become negatives, for all sources or for each.
+        model: how to encode with the models among the sources.
+        index: a dense index for the only model among the sources.
 
     Raises:
-        InputError: for topics without gold, a source that names nothing, or an output that was made otherwise (without
-            `overwrite`).
+        InputError: for topics without gold, an unknown source, or (without `overwrite`) an output made from something
+            else.
 
     Examples:
         >>> settings = taco_ir.MiningSettings(depth=50, keep=8)

@@ -1,4 +1,4 @@
-"""Where mining takes rankings from: retrievers, whose runs are kept for filtering again, and run files."""
+"""Provides rankings for mining: from retrievers, whose runs are kept for filtering again, or from run files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from taco_ir.retrieval.topic_runs import find_foreign, made_of, read_record, rec
 def open_sources(
     words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None
 ) -> list[Ranker | Path]:
-    """Open what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
+    """Open the source that each word names: bm25, a model, a run file or a folder of runs; equal words share one
+    source.
 
     Args:
-        model: how all models among them encode.
-        index: of the one model among them.
+        model: how to encode with the models among them.
+        index: a dense index for the only model among them.
 
     Raises:
-        InputError: for a word that names nothing, or an index that is none or is given for several models.
+        InputError: for an unknown source, an unusable index, or an index given for several models.
     """
     models = select_models(words)
     if index is not None and len(models) > 1:
@@ -50,7 +51,7 @@ def open_sources(
 
 
 def select_models(words: Sequence[str]) -> list[str]:
-    """The words that name models: neither bm25 nor runs."""
+    """The words that name models, not bm25 or runs."""
     return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
 
@@ -77,7 +78,7 @@ def _is_runs(path: Path) -> bool:
 
 
 class Maker(NamedTuple):
-    """What ranked: its name, and its encoder's fingerprint, "" where there is none."""
+    """The system that made rankings: its name, and its encoder's fingerprint ("" without an encoder)."""
 
     name: str
     checkpoint: str
@@ -88,24 +89,24 @@ class Maker(NamedTuple):
 
 
 class Rankings(ABC):
-    """Where the rankings of topics come from."""
+    """Interface of sources of rankings for topics."""
 
     @abstractmethod
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """What ranks the topics. Raises: InputError where nothing can, such as a run that lacks some."""
+        """The system that ranks these topics. Raises: InputError if the rankings are not available."""
 
     @abstractmethod
     def prepare(self, topics: Sequence[Topics]) -> None:
-        """Make what `run` will read."""
+        """Make the rankings that `run` will read."""
 
     @abstractmethod
     def run(self, topics: Topics) -> Run: ...
 
 
 class RetrieverRankings(Rankings):
-    """A retriever's runs, kept in `folder` with a record of what made each.
+    """A retriever's runs, kept in `folder` with a record of how each was made.
 
-    Finished runs of at least `depth` hits are used again.
+    Finished runs of at least `depth` hits are reused.
     """
 
     def __init__(self, collection: Collection, retriever: Ranker, folder: Path, depth: int) -> None:
@@ -151,13 +152,15 @@ class RetrieverRankings(Rankings):
 
 
 class FileRankings(Rankings):
-    """Runs of passages in one file over all topics, or in a folder with a file for each, as search and mining write."""
+    """Runs of passages in one file for all topics, or in a folder with a file for each, as search and mining write."""
 
     def __init__(self, collection: Collection, path: Path) -> None:
         self._collection, self._path = collection, path
 
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """Raises: InputError for runs that lack some of the topics, were made of others, or by several retrievers."""
+        """The system that made the runs. Raises: InputError if topics are missing, have changed, or several systems
+        made the runs.
+        """
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
             files = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" * self._path.is_dir()
             missing = f"no run for {', '.join(lacking)}{files}"
@@ -169,10 +172,10 @@ class FileRankings(Rankings):
         return self._made_by(records)
 
     def prepare(self, topics: Sequence[Topics]) -> None:
-        """Nothing to do: the files are there."""
+        """Do nothing: the files already exist."""
 
     def run(self, topics: Topics) -> Run:
-        """Raises: InputError for queries of other topics (in a folder's file), or docids that the collection lacks."""
+        """Read the run for these topics. Raises: InputError for queries of other topics, or unknown docids."""
         file = self._file(topics)
         run = self._one if self._path.is_file() else self._read(file)
         known = {query.qid for query in topics.queries}

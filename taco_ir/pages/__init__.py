@@ -1,7 +1,7 @@
-"""What all HTML pages share: one layout with a header and themes, one stylesheet, and parts to build from.
+"""Shared by all HTML pages: a layout with header and themes, a stylesheet, and building blocks.
 
-A page is one file that asks for nothing: style, plots and scripts are inline, and its content security policy names
-them by their hashes. Layout and stylesheet are `page.html` and `page.css`, parts are macros in `parts.html`.
+A page is one file that loads nothing: styles, plots and scripts are inline, and its content security policy lists their
+hashes. Layout and stylesheet are `page.html` and `page.css`; the building blocks are macros in `parts.html`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STYLE = "page.css"
 
 
 class Header(NamedTuple):
-    """What stands at the top of every page.
+    """The content of the header on every page.
 
     Attributes:
-        command: the command that made it; "" where none did, as in a notebook.
-        date: the day.
-        code: the version of the package, and the commit of a checkout.
+        command: the command that made the page; "" if none did, as in a notebook.
+        date: the day on which the page was made.
+        code: the version of the package and, in a checkout, the commit.
     """
 
     title: str
@@ -40,13 +40,13 @@ class Header(NamedTuple):
 
 
 def make_header(title: str) -> Header:
-    """The header of a page that this process makes now."""
+    """The header for a page made by this process now."""
     return Header(title, command_line(), datetime.now(UTC).strftime("%Y-%m-%d"), describe_code())
 
 
 @cache
 def describe_code() -> str:
-    """The version of this package, and its commit where it is a checkout, as it was when this process first asked."""
+    """The version of this package and, in a checkout, its commit, as when this process first asked."""
     version, commit = f"taco_ir {taco_ir.__version__}", current_commit()
     changed = ", changed since" * commit.endswith("+")
     return f"{version}, commit {commit[:COMMIT]}{changed}" if commit else version
@@ -61,14 +61,14 @@ def make_page(
     forms: bool = False,
     **values: Any,
 ) -> str:
-    """A page as HTML, every value escaped.
+    """Render a page as HTML, with every value escaped.
 
     Args:
-        templates: as `templates_of` gives them.
-        name: of the template, which extends `page.html`.
-        styles: files of rules that only this page needs.
-        scripts: files of its script; most pages have none.
-        forms: whether it has forms, which ask the server that it came from.
+        templates: the result of `templates_of`.
+        name: name of the template, which extends `page.html`.
+        styles: files with extra style rules for this page.
+        scripts: files with the page's script; most pages have none.
+        forms: whether the page has forms, which are sent to its server.
     """
     style, script = _join(templates, (STYLE, *styles)), _join(templates, scripts)
     policy = {"style": _hash_source(style), "script": _hash_source(script) if script else ""}
@@ -89,9 +89,9 @@ def _hash_source(text: str) -> str:
 
 @cache
 def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
-    """The templates in a package's folder, and the shared ones.
+    """The Jinja templates in a package's folder, together with the shared ones.
 
-    Every value is escaped; the filter `cell` shows one as tables do.
+    Every value is escaped; the filter `cell` formats a value as in tables.
     """
     import jinja2
 

@@ -1,4 +1,4 @@
-"""Plots of lines as places in an SVG picture: axes with round values, points, and labels that do not overlap."""
+"""Computes line plots as SVG coordinates: axes with round values, points, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Limits = tuple[float, float]
 
 
 class Tick(NamedTuple):
-    """A place on an axis, and its label."""
+    """A position on an axis, with its label."""
 
     at: float
     label: str
 
 
 class Series(NamedTuple):
-    """Values to draw as a line; `colour` is a number of the palette, None for the plot's main line."""
+    """Values to draw as a line; `colour` is an index into the palette, or None for the plot's main line."""
 
     name: str
     xs: Sequence[float]
@@ -33,14 +33,14 @@ class Series(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line as it is drawn.
+    """A line with its coordinates and labels.
 
     Attributes:
-        points: of a polyline.
-        dots: places of its points, where there are few.
-        label: its name and values, for the legend and a pointer over it.
-        short: its name, as it fits at its end.
-        end: the height of that label; None where there is none.
+        points: coordinates of the polyline.
+        dots: coordinates to mark with dots, if the line has few points.
+        label: name and values, for the legend and the tooltip.
+        short: its name, shortened to fit at the line's end.
+        end: the height of that label; None without a label.
     """
 
     points: str
@@ -52,7 +52,7 @@ class Line(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """Lines over two axes; `marks` are vertical lines, `room` is for labels at the right."""
+    """Lines over two axes; `marks` are vertical lines, and `room` is the space for labels at the right."""
 
     title: str
     lines: Sequence[Line]
@@ -75,12 +75,12 @@ def plot_lines(
     marks: Sequence[tuple[float, str]] = (),
     labelled: bool = True,
 ) -> Plot:
-    """A plot of at least one series with a value.
+    """Lay out a plot of one or more series with values.
 
     Args:
-        x, y: values that the axes reach at least.
-        marks: values on the horizontal axis to mark, and what they are.
-        labelled: label lines at their ends and list them in a legend, unless there are too many.
+        x, y: ranges that the axes must include.
+        marks: values on the horizontal axis to mark, with their labels.
+        labelled: label the lines' ends and show a legend, unless there are too many lines.
     """
     x = _reach([value for each in series for value in each.xs], x)
     y = _reach([value for each in series for value in each.ys], y)
@@ -117,9 +117,9 @@ def round_values(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def place_labels(heights: Sequence[float], gap: float = GAP) -> list[float]:
-    """Heights of labels near those wanted, in the same order from the top, no two nearer than `gap`.
+    """Heights for labels, near the wanted heights and in the same order, with at least `gap` between them.
 
-    They stay in the plot if there is room for all.
+    They stay inside the plot if there is room for all.
     """
     order = sorted(range(len(heights)), key=lambda place: (heights[place], place))
     found = [0.0] * len(heights)

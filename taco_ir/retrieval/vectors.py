@@ -54,13 +54,13 @@ class Recipe(NamedTuple):
         """Raise InputError, which begins with `where`, for vectors of another encoder or of another collection."""
         if encoder is not None and not self.is_of(encoder):
             raise InputError(
-                f"{where}: its vectors were made by encoder {self.encoder} ({self.model}), "
-                f"the model given is encoder {encoder.passage_fingerprint}; search with the model that made it, "
-                "or build an index with this one"
+                f"{where}: its vectors were made by encoder {self.encoder} ({self.model}), but the given model is "
+                f"encoder {encoder.passage_fingerprint}; search with the model that made them, or encode with the "
+                "given one"
             )
         if collection is not None and collection != self.collection:
             raise InputError(
-                f"{where}: its passages are those of collection {self.collection}, the collection given is {collection}"
+                f"{where}: its passages are from collection {self.collection}, but the given collection is {collection}"
             )
 
     @property
