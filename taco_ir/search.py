@@ -210,7 +210,7 @@ def print_scores(
 
 
 def answer(request: SearchRequest, collection: Collection, options: Namespace) -> None:
-    """Answer single queries: the one that is given, those that are typed, or those of a page."""
+    """Answer single queries: from --query, from the terminal, or on a web page."""
     together = request.retriever
     if options.serve is not None and together == DENSE:
         side_by_side = BM25Retriever(collection).at_hand if options.compare is None else options.compare

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.train`: train one encoder for several tasks, in episodes, resumable."""
+"""`python -m taco_ir.train`: train one encoder for several tasks, in one or several episodes; can be resumed."""
 
 from __future__ import annotations
 

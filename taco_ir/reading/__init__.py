@@ -1,1 +1,1 @@
-"""The reader: question and passages in, the span that answers out."""
+"""The reader: finds the answer to a question as a span of a passage."""

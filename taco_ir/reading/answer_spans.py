@@ -1,4 +1,4 @@
-"""Training examples of a reader: gold passages with every span that answers, and passages that hold no answer."""
+"""Training examples for the reader: gold passages with all answer spans, and passages without an answer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ReadingCounts(NamedTuple):
     """How many of a task's train queries were kept, and how many were dropped for which reason.
 
     Attributes:
-        queries: in the topics.
-        kept: with an answer in a gold passage.
-        unanswered: dropped, without an answer.
-        verdicts: dropped, since a passage holds a verdict by chance only.
-        no_passage: dropped, without a gold passage in the collection.
-        not_found: dropped, without an answer in a gold passage.
-        negatives_dropped: mined passages that hold an answer or lie on a gold page.
+        queries: number of queries in the topics.
+        kept: queries with an answer in a gold passage.
+        unanswered: dropped because they have no answer.
+        verdicts: dropped because their answer is a verdict, which a passage contains only by chance.
+        no_passage: dropped because no gold passage is in the collection.
+        not_found: dropped because no gold passage contains an answer.
+        negatives_dropped: mined passages that contain an answer or are on a gold page.
     """
 
     queries: int
@@ -54,12 +54,11 @@ class ReadingCounts(NamedTuple):
 
 
 class ReadingData(NamedTuple):
-    """A task's examples, and where their answers are.
+    """A task's examples with the places of their answers.
 
     Attributes:
-        examples: as for retrieval; `positives` are the passages of each evidence set that hold an answer, `negatives`
-            hold none.
-        spans: qid -> docid of a positive -> its spans, in the order of the text.
+        examples: as for retrieval, but all `positives` contain an answer, and no `negatives` do.
+        spans: answer spans by qid and docid of a positive, in text order.
     """
 
     task: str
@@ -75,10 +74,10 @@ def read_reading_data(
     negatives: Negatives | None = None,
     qids: Container[str] | None = None,
 ) -> ReadingData:
-    """Reads the examples of a task whose answers are in their gold passages, and logs how many were kept.
+    """Read a task's examples whose answers are in their gold passages, and log how many were kept.
 
     Args:
-        qids: of the queries to read; None: all.
+        qids: ids of the queries to read; None: all.
 
     Raises:
         InputError: for a task without topics of that split, or without an answer in a gold passage.
@@ -99,7 +98,7 @@ def read_reading_data(
 def find_answers(
     collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]
 ) -> ReadingData:
-    """Selects the examples whose answers are in their positives; there may be none."""
+    """Keep the examples whose answers are in their positives; there may be none."""
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
     passages = collection.passages.get(sorted(wanted))
@@ -123,7 +122,7 @@ def find_answers(
 
 
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
-    """Distinct answers in SQuAD's normal form, without verdicts and empty ones."""
+    """Distinct answers in SQuAD's normal form, without verdicts and empty answers."""
     return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
 
 
@@ -163,7 +162,7 @@ def _drop_passages(
 
 
 def find_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
-    """Finds every span of whole words in `text` whose normal form is one of `answers` (see `answer_forms`)."""
+    """Find every span of whole words in `text` whose normal form is one of `answers` (see `answer_forms`)."""
     normal, places = _normalise(text)
     found = set()
     for answer in answers:

@@ -1,4 +1,4 @@
-"""Answers questions: retrieves passages, lets a reader mark the answer in one, and writes KILT files."""
+"""Answers questions: retrieves passages, has a reader mark the answer in one of them, and writes KILT files."""
 
 from __future__ import annotations
 
@@ -44,11 +44,10 @@ def answer(
     tell: Tell | None,
     with_gold: bool = False,
 ) -> Run:
-    """Retrieves `hits` passages for each question and reads them; returns a run of pages with answers.
+    """Retrieve `hits` passages for each question and read them; returns a run of pages with answers.
 
     Args:
-        with_gold: read a gold passage in place of the last hit where none of the hits is the one. The run's pages stay
-            those that were retrieved.
+        with_gold: if no gold passage was retrieved, read one in place of the last hit. The run's pages do not change.
     """
     run = retriever.search(topics, hits)
     gold = find_gold(collection, topics.queries) if with_gold else {}
@@ -76,15 +75,15 @@ def write_answers(
     name: str,
     with_gold: bool = False,
 ) -> list[Run]:
-    """Answers the questions of each of the topics and writes a KILT file with a record; returns the runs of pages.
+    """Answer the questions of each of the topics and write a KILT file with a record; returns the runs of pages.
 
     Args:
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
-        name: the reader's folder.
+        name: folder of the reader.
         with_gold: as in `answer`.
 
     Raises:
-        InputError: for an output with another provenance (without `overwrite`).
+        InputError: for an output made from something else (without `overwrite`).
     """
     maker: dict[str, Any] = {"system": retriever.name, "hits": hits, "reader": reader.fingerprint}
     maker["with_gold"] = with_gold or None  # records that were made before it have none
@@ -115,7 +114,7 @@ def write_answers(
 
 
 def find_gold(collection: Collection, queries: Sequence[Query]) -> dict[str, str]:
-    """The first gold passage of each question that holds an answer, by qid; the first of all where none does."""
+    """A gold passage for each question, by qid: the first that contains an answer, otherwise the first."""
     sets_of = find_positives(collection.passages, queries)
     docids_of = {
         query.qid: unique(docid for own in sets for docid in own)

@@ -1,4 +1,4 @@
-"""The reader: two small layers on an encoder's states select the passage that answers a question, and a span in it.
+"""The reader: two small layers on an encoder select the passage that answers a question, and the answer span in it.
 
 Follows DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1).
 Differs: only tokens of the passage can start or end a span.
@@ -33,7 +33,9 @@ LOWEST = float(np.finfo(np.float32).min) / 2  # the logit of what can be no answ
 
 
 class ReaderConfig(NamedTuple):
-    """The most tokens of a question, of title and passage together, and of an answer; saved in the checkpoint."""
+    """Maximum number of tokens of a question, of title and passage together, and of an answer; saved in the
+    checkpoint.
+    """
 
     question: int = 64
     passage: int = 160
@@ -41,13 +43,13 @@ class ReaderConfig(NamedTuple):
 
 
 class ReaderInput(NamedTuple):
-    """Question, title and passage as one sequence.
+    """A question, a title and a passage as one token sequence.
 
     Attributes:
         ids: L token ids.
-        first: place of the first of the passage's P tokens, which one separator follows.
-        offsets_P2: each one's first character in the passage's text, and the one behind its last.
-        asked: number of tokens of the question, with the special tokens around it.
+        first: position of the first of the passage's P tokens; a separator follows the last.
+        offsets_P2: for each of them, start and end (exclusive) in characters of the passage's text.
+        asked: number of tokens of the question, including the special tokens around it.
     """
 
     ids: Ids
@@ -60,7 +62,9 @@ class ReaderInput(NamedTuple):
         return self.first + len(self.offsets_P2)
 
     def token_spans(self, spans: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-        """First and last token of spans of characters, without those cut off or longer than `most` tokens."""
+        """Convert character spans to first and last tokens; spans that are cut off or longer than `most` tokens are
+        left out.
+        """
         found = []
         for start, end in spans:
             inside = np.flatnonzero((self.offsets_P2[:, 0] < end) & (self.offsets_P2[:, 1] > start))
@@ -70,11 +74,11 @@ class ReaderInput(NamedTuple):
 
 
 class InputBuilder:
-    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special
+    """Joins a question with passages as `[CLS] question [SEP] title [SEP] passage [SEP]`, with the tokenizer's special
     tokens.
 
     Args:
-        marker: a token to put behind the first special one.
+        marker: a token to insert after the first special token.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, marker: int | None = None) -> None:
@@ -104,12 +108,12 @@ class InputBuilder:
 
     @property
     def longest(self) -> int:
-        """The most tokens that an input can have."""
+        """The maximum number of tokens of an input."""
         return len(self._begin) + self.config.question + self.config.passage + 3 * len(self._separator)
 
 
 class Logits(NamedTuple):
-    """The head's logits of N inputs of L tokens; tokens outside the passage have the lowest number there is."""
+    """The head's logits for N inputs of L tokens; tokens outside the passage have the smallest possible logit."""
 
     start_NL: torch.Tensor
     end_NL: torch.Tensor
@@ -117,7 +121,7 @@ class Logits(NamedTuple):
 
 
 def new_head(width: int) -> torch.nn.ModuleDict:
-    """Makes layers for start and end of a span, and for the relevance of a passage by its first token."""
+    """New layers for the start and end of a span, and for the relevance of a passage from its first token."""
     import torch
 
     head = torch.nn.ModuleDict({"span": torch.nn.Linear(width, 2), "passage": torch.nn.Linear(width, 1)})
@@ -136,7 +140,7 @@ def save_head(head: torch.nn.Module, config: ReaderConfig, folder: Path) -> None
 
 
 def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConfig]:
-    """Loads the head of a checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    """Load the head of a checkpoint. Raises: InputError if its file is missing or does not fit the backbone."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / READER_FILE
@@ -162,7 +166,7 @@ def compute_logits(
     device: torch.device,
     marks: RoleMarks | None = None,
 ) -> Logits:
-    """The head's logits of N inputs, padded to the longest."""
+    """The head's logits for N inputs, padded to the longest."""
     import torch
 
     padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
@@ -179,7 +183,7 @@ def compute_logits(
 
 
 def join_logits(parts: Sequence[Logits], order: Sequence[int]) -> Logits:
-    """The logits of several batches as those of one, padded to the longest; `order` has the place of each row in it."""
+    """Join the logits of several batches, padded to the longest; `order` has the final position of each row."""
     import torch
     from torch.nn.functional import pad as widen
 
@@ -195,7 +199,7 @@ def join_logits(parts: Sequence[Logits], order: Sequence[int]) -> Logits:
 
 
 def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], most: int) -> tuple[int, int]:
-    """First and last token of the span of at most `most` tokens with the highest start + end; of equals the first."""
+    """First and last token of the span of at most `most` tokens with the highest start + end; ties go to the first."""
     padded = np.concatenate([end_P, np.full(most - 1, -np.inf, dtype=end_P.dtype)])
     scores_PW = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(padded, most)
     start, width = np.unravel_index(int(scores_PW.argmax()), scores_PW.shape)
@@ -203,7 +207,7 @@ def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], 
 
 
 class Answer(NamedTuple):
-    """A span's text, its passage, its characters there, and its probability: of passage times start times end."""
+    """An answer: text, passage, character positions, and probability (of passage times start times end)."""
 
     text: str
     docid: str
@@ -216,7 +220,7 @@ class Reader:
     """A trained reader, in evaluation mode.
 
     Attributes:
-        fingerprint: of encoder, tokenizer and head.
+        fingerprint: hash of encoder, tokenizer and head.
     """
 
     def __init__(
@@ -245,7 +249,7 @@ class Reader:
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(Role.READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
-        """Answers each question; None where no passage has a token. Raises: InputError for a single text."""
+        """Answer each question; None if no passage has a token. Raises: InputError for a single text."""
         refuse_text(questions, "questions with their passages")
         inputs = [self._inputs(question, passages) for question, passages in questions]
         flat = [each for group in inputs for each in group]
@@ -309,7 +313,7 @@ def _widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def load_reader_config(folder: Path) -> EncoderConfig:
-    """The configuration of a reader's encoder. Raises: InputError for two towers, or a pooling without token states."""
+    """The configuration of a reader's encoder. Raises: InputError for two towers, or pooling without token states."""
     model = ModelFolder(folder)
     if model.kind is Kind.TOWERS:
         raise InputError(f"{folder}: it has two towers, and a reader needs a single encoder; give {folder / 'passage'}")
@@ -324,7 +328,7 @@ def load_reader_config(folder: Path) -> EncoderConfig:
 
 
 def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
-    """Loads a reader from the folder of its encoder with the head in it. Raises: InputError for any other folder."""
+    """Load a reader from its encoder's folder, which includes the head. Raises: InputError for any other folder."""
     folder = ModelFolder.find(name)
     usable_device(device)
     base = load_reader_config(folder.path)

@@ -1,1 +1,1 @@
-"""How the encoder that ships is made: small weights, model card, lineage."""
+"""Releasing models: exports, small weights, model cards, pushes to a hub."""

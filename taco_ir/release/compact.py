@@ -1,9 +1,9 @@
-"""Makes a checkpoint small: weights in half precision or 8 bits and, where these do not fit, only the most frequent
+"""Makes a checkpoint small: weights in half precision or 8 bits and, if that is not enough, only the most frequent
 tokens.
 
-WordPiece splits a word into the longest tokens of the vocabulary; without a rare token it takes shorter ones, down to
-single characters, which are all kept. So every text stays readable, and texts of kept tokens give the same vectors up
-to rounding. The tokens of prompts and template are kept too, since the model was trained with them before its texts.
+WordPiece splits a word into the longest tokens in the vocabulary; if a rare token is missing, it uses shorter ones,
+down to single characters, which are all kept. So every text can still be encoded, and texts of kept tokens get the same
+vectors up to rounding. Tokens of prompts and template are kept too.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class AnyModel(NamedTuple):
 
 
 class AnyTokenizer(NamedTuple):
-    """The keys that tokenizer.json of any kind has."""
+    """The keys that every tokenizer.json has."""
 
     model: AnyModel
 
 
 class WordPieceModel(NamedTuple):
-    """Tokens and their rows."""
+    """The vocabulary: tokens and their ids."""
 
     vocab: dict[str, Annotated[int, 0]]
 
@@ -83,7 +83,7 @@ class WordPiece(NamedTuple):
 
     @property
     def special(self) -> set[str]:
-        """Tokens that are no pieces of words."""
+        """Tokens that are not word pieces."""
         processor = self.post_processor or PostProcessor()
         around = {token for each in (processor.special_tokens or {}).values() for token in each.tokens}
         named = {pair[0] for pair in (processor.sep, processor.cls) if pair}
@@ -91,7 +91,7 @@ class WordPiece(NamedTuple):
 
 
 class Compacted(NamedTuple):
-    """The number of tokens kept, of how many, and the bytes of the folder."""
+    """The number of tokens kept, the number before, and the folder's size in bytes."""
 
     tokens: int
     of: int
@@ -101,17 +101,17 @@ class Compacted(NamedTuple):
 def compact(
     source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int, stored: str = "float16"
 ) -> Compacted:
-    """Writes `source` to `target` in at most `limit` bytes, with all tokens or those that are most frequent in `texts`.
+    """Write `source` to `target` in at most `limit` bytes, with all tokens or the most frequent ones in `texts`.
 
     Args:
         source: a folder with a BERT-type model and a WordPiece tokenizer.
-        config: the encoder's, saved with it.
-        texts: a sample of what the model will read; used only where not all tokens fit.
+        config: the encoder's configuration, saved with it.
+        texts: a sample of the model's future inputs; used only if not all tokens fit.
         stored: the format of the weights, one of `STORES`.
 
     Raises:
-        InputError: for another kind of model, one with a head or marks of roles, or one that is too large even with
-            special tokens and characters alone.
+        InputError: for another kind of model, one with a head or role marks, or one that is too large even with only
+            special tokens and characters.
     """
     from safetensors.torch import save_file
 
@@ -151,7 +151,7 @@ def compact(
 def compact_adapters(
     encoder: TextEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str
 ) -> Compacted:
-    """Writes adapters in half precision with their backbone, made small by `compact`, in at most `limit` bytes.
+    """Write adapters in half precision with their backbone, which `compact` makes small, in at most `limit` bytes.
 
     Args:
         base: the folder of the backbone.
@@ -202,7 +202,7 @@ def _count_bytes(*paths: Path) -> int:
 
 
 def folder_size(folder: Path) -> int:
-    """The bytes of all files under a folder."""
+    """The total size of all files in a folder, in bytes."""
     return _count_bytes(*(path for path in folder.rglob("*") if path.is_file()))
 
 

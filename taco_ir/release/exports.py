@@ -1,4 +1,4 @@
-"""Exports models: folders for Hugging Face and sentence-transformers, queries for Pyserini, small models."""
+"""Exports models: folders for Hugging Face and sentence-transformers, encoded queries for Pyserini, small models."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ExportRequest:
     """What to export of a model.
 
     Attributes:
-        collection: its topics are encoded, and its texts tell which tokens a compact folder needs.
-        what: some of KINDS; none: all that the model can be exported as.
+        collection: provides topics to encode, and texts that show which tokens a compact folder needs.
+        what: some of KINDS; empty: everything that is possible.
         megabytes, weights: size and format of the compact folder.
-        prompt_of: `task=lender` texts: tasks that borrow the prompt, length and adapter of another.
+        prompt_of: texts `task=lender`, for tasks that borrow the prompt, length and adapter of another task.
 
     Raises:
         InputError: for attributes that do not go together.
@@ -58,7 +58,7 @@ class ExportRequest:
 
     @property
     def lenders(self) -> dict[str, str]:
-        """The lender of each task that has one. Raises: InputError."""
+        """The task that each task borrows from, if any. Raises: InputError."""
         found = {}
         for text in self.prompt_of:
             task, _, lender = text.partition("=")
@@ -69,10 +69,10 @@ class ExportRequest:
 
 
 def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> None:
-    """Writes the folders asked for, or all that can be made of the model, into `output`, and prints their paths.
+    """Write the requested folders, or all that are possible, into `output`, and print their paths.
 
     Raises:
-        InputError: for a kind that was asked for and that the model cannot be exported as.
+        InputError: for a requested kind that the model cannot be exported as.
     """
     wanted = request.what or KINDS
     lenders = request.lenders
@@ -128,7 +128,9 @@ def _writers(
 
 @contextmanager
 def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
-    """The folder of the encoder's model, adapters merged in a temporary one. Raises: InputError if they cannot be."""
+    """The folder of the encoder's model; adapters are merged into a temporary folder. Raises: InputError if they cannot
+    be.
+    """
     if encoder.record is None:
         yield encoder.folder
         return
@@ -139,14 +141,14 @@ def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
 
 
 def open_source(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
-    """The folder that `kind` is made from: the merged model, or the backbone if adapters stay. Raises: InputError."""
+    """The folder to export `kind` from: the merged model, or the backbone if adapters stay. Raises: InputError."""
     if kind == "compact" and keeps_adapters(encoder):
         return nullcontext(ModelFolder(encoder.folder).backbone(base).path)
     return open_merged(encoder, base)
 
 
 def read_texts(collection: Collection) -> Iterator[str]:
-    """Yields the texts that a model reads of a collection: passages and train queries."""
+    """Yield the texts of a collection that a model reads: passages and train queries."""
     for passage in collection.passages.read():
         yield f"{passage.title} {passage.text}"
     for name in collection.topics_names:
@@ -155,14 +157,14 @@ def read_texts(collection: Collection) -> Iterator[str]:
 
 
 def keeps_adapters(encoder: TextEncoder) -> bool:
-    """Whether the encoder has adapters that cannot be merged, so that they stay apart in a small folder."""
+    """Whether the encoder has adapters that cannot be merged, so that a compact folder must keep them."""
     return encoder.record is not None and not encoder.record.mergeable
 
 
 def write_compact(
     encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str
 ) -> None:
-    """Writes the small folder, and prints its bytes, its tokens, and the cosines of its vectors to those of before.
+    """Write the compact folder, and print its size, its tokens, and the cosines between old and new vectors.
 
     Args:
         model: the folder of the merged model, or of the backbone if adapters stay apart.

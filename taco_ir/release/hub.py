@@ -1,6 +1,6 @@
-"""Pushes model folders, with a model card, to a Hugging Face hub, and pulls them from there.
+"""Pushes model folders with a model card to a Hugging Face hub, and pulls them from there.
 
-Safetensors, configurations, tokenizers and texts travel; pickles and code do not (`names.HUB_FILES`).
+Safetensors, configurations, tokenizers and texts are transferred; pickles and code are not (`names.HUB_FILES`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger("taco_ir")
 
 
 class Shipment(NamedTuple):
-    """What a push sends.
+    """The files that a push sends.
 
     Attributes:
-        files: a local file or the content of one, by path in the repository.
+        files: by path in the repository, a local file or the content of one.
         card: the content of README.md.
         left_out: files of the model folder that are not sent.
     """
@@ -49,14 +49,14 @@ class Shipment(NamedTuple):
 
 
 def gather(model: str, name: str) -> Shipment:
-    """What a push of a model to the repository `name` sends.
+    """Gather what a push of a model to the repository `name` sends.
 
     Args:
-        model: a model as --model names it, or the folder of a training, whose model is taken. The backbone of adapters
-            goes along, as the folder `backbone`, where it is a folder elsewhere.
+        model: a model as for --model, or the folder of a training. If adapters have their backbone in another folder,
+            it is sent too, as the folder `backbone`.
 
     Raises:
-        InputError: for a folder without a trained model, one that is damaged, or a name that no hub has.
+        InputError: for a folder without a trained model, a damaged one, or an invalid name.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -110,7 +110,7 @@ def _require_whole(file: Path) -> None:
 
 
 def require_access() -> None:
-    """Raise InputError where nothing can be pushed: offline, or without a token."""
+    """Raise InputError if nothing can be pushed: offline, or without a token."""
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
@@ -127,17 +127,17 @@ def require_access() -> None:
 def push(
     shipment: Shipment, name: str, private: bool, revision: str | None, message: str | None, overwrite: bool
 ) -> str:
-    """Make the repository `name` hold this model and no other, in one commit; the address of the commit.
+    """Make the repository `name` hold exactly this model, in one commit; returns the commit's address.
 
     Files of an earlier model that this one lacks are deleted in the same commit.
 
     Args:
         private: make a repository that does not exist yet private.
-        revision: the branch, made where there is none; None: the main one.
-        overwrite: replace a model that no push of ours made.
+        revision: the branch, created if it does not exist; None: the main branch.
+        overwrite: replace a model that was not pushed by taco_ir.
 
     Raises:
-        InputError: for a repository with another's model, or a public one against `private`; for what the hub refuses.
+        InputError: for a repository with a foreign model, a public one with `private`, or if the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -168,12 +168,12 @@ def push(
 
 
 def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) -> Path:
-    """Download a model, check its files, and copy them to `output`; that folder, or the one in the hub's cache.
+    """Download a model, check its files, and copy them to `output`; returns that folder, or the one in the hub's cache.
 
-    Files that an interrupted pull had finished stay in the cache, so the same command continues.
+    Files that an interrupted pull had finished stay in the cache, so the same command continues from there.
 
     Raises:
-        InputError: for a model that is not there or cannot be used, a file that arrived damaged, or another output.
+        InputError: for a missing or unusable model, a file damaged in transfer, or a foreign output.
     """
     from huggingface_hub import HfApi, constants
 

@@ -1,4 +1,4 @@
-"""The card of a model at a hub: front matter that the hub reads, and a page made of the model's configuration."""
+"""The card of a model on a hub: front matter for the hub, and a page made from the model's configuration."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ vectors = load_encoder("{name}").encode_queries(["{query}"], {task})
 
 
 def hub_card(folder: ModelFolder, name: str) -> str:
-    """README.md: the folder's own, or one made of its configuration; its front matter says what a hub needs to know.
+    """The README.md: the folder's own, or one made from its configuration; its front matter has what a hub needs.
 
     Raises:
-        InputError: for a README.md whose front matter is no YAML.
+        InputError: for a README.md whose front matter is not YAML.
     """
     from huggingface_hub import CardData, RepoCard
 

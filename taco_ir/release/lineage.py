@@ -1,4 +1,4 @@
-"""The lineage of a trained model: the trainings and adaptations that made it, one after the other, in words."""
+"""The lineage of a trained model: the sequence of trainings and adaptations that made it, described in words."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ TAIL = 3  # the last folders of a training's path (condition, seed, output) tell
 
 
 class Stage(NamedTuple):
-    """An episode of a training, a pre-training or an adaptation: its tasks (none: passages alone), label -> setting."""
+    """An episode of a training, pre-training or adaptation: its tasks (empty: passages only), and settings by label."""
 
     tasks: tuple[str, ...]
     settings: Mapping[str, str]
 
 
 class Lineage(NamedTuple):
-    """The folder name of the model that the first training began with, and the stages that followed."""
+    """The name of the model that the first training started from, and the stages that followed."""
 
     base: str
     stages: tuple[Stage, ...]
 
 
 def read_lineage(runs: Sequence[Path]) -> Lineage:
-    """The lineage of the last training's model; each training began with the model of the one before.
+    """The lineage of the last training's model; each training must have started from the model of the one before.
 
     Raises:
-        InputError: for a folder that is no training, one that did not begin with the training before it, or a first one
-            that began with another training.
+        InputError: for a folder that is not a training, one that did not start from the training before it, or a first
+            one that started from another training.
     """
     stages: list[Stage] = []
     base, before = "", Path()

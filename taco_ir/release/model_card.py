@@ -1,6 +1,6 @@
-"""The model card of the encoder that ships: its training data and recipe, and its scores from a study's records.
+"""The model card of the shipped encoder: its training data and recipe, and its scores from a study's records.
 
-`card.json` beside the weights keeps the facts of the training, whose folder does not ship, and the names of the
+`card.json` beside the weights keeps the facts of the training, whose folder is not shipped, and the names of the
 records.
 """
 
@@ -38,9 +38,9 @@ class Facts:
 
     Attributes:
         weights: SHA-256 of the weights; of the adapters if there are any, since these know their backbone's.
-        base, stages: the lineage.
-        result: name of the record with its scores.
-        beside: records of systems to compare with.
+        base, stages: the lineage of the encoder.
+        result: name of the record with the encoder's scores.
+        beside: names of the records of systems to compare with.
     """
 
     weights: str
@@ -56,7 +56,7 @@ class Facts:
 
 
 def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str]) -> None:
-    """Writes card.json. Raises: InputError for a base or task without description, or data that must not be shipped."""
+    """Write card.json. Raises: InputError for a base or task without a description, or data that forbid shipping."""
     facts = Facts(_hash_weights(folder), made.base, made.stages, result, tuple(beside))
     described = _read_descriptions()
     if facts.base not in described["base"]:
@@ -77,7 +77,7 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
 
 
 def read_facts(folder: Path) -> Facts:
-    """Reads card.json. Raises: InputError where it is missing or about other weights."""
+    """Read card.json. Raises: InputError if it is missing or about other weights."""
     path = folder / FACTS_FILE
     if not path.is_file():
         raise InputError(
@@ -107,7 +107,7 @@ def render_card(folder: Path, results: Path, name: str) -> str:
         name: the encoder's name.
 
     Raises:
-        InputError: for scores on a subset of the collection or on several collections, or without a task trained on.
+        InputError: for scores on a subset or on several collections, or if a training task has no scores.
     """
     facts, described = read_facts(folder), _read_descriptions()
     result, *beside = find_records(results, (facts.result, *facts.beside))

@@ -1,1 +1,1 @@
-"""Queries to ranked passages: vectors and indexes, dense search, BM25, fusion, and the runs they write."""
+"""Retrieval: vectors and indexes, dense search, BM25, fusion, and the runs that they write."""

@@ -1,4 +1,4 @@
-"""What a user chooses for encoding and searching: the model and how it runs, the retriever, the number of hits."""
+"""A user's choices for encoding and searching: the model and its settings, the retriever, the number of hits."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of 
 
 @dataclass(frozen=True)
 class ModelChoice(Settings):
-    """A model by folder or name, and how it encodes.
+    """A model by folder or name, with settings for encoding.
 
     Attributes:
         model: None for the encoder that comes with the package.
-        pooling, normalize: for a plain Hugging Face model; None and False for one whose folder says how it encodes.
+        pooling, normalize: for a plain Hugging Face model; leave None and False if the folder records them.
         prompt: put before every query instead of the model's own prompt for its task.
         passage_prompt: put before every passage instead of the model's own prompt for passages.
-        batch_size: texts encoded at once, at most.
-        base: where the backbone of a model of adapters is now.
+        batch_size: maximum number of texts to encode at once.
+        base: for a model with adapters, the present folder of its backbone.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -50,7 +50,7 @@ class ModelChoice(Settings):
     base: str | None = None
 
     def load(self) -> TextEncoder:
-        """Load the encoder. Raises: InputError for a missing model, or one that these settings do not fit."""
+        """Load the encoder. Raises: InputError for a missing model, or settings that do not fit it."""
         return load_encoder(**vars(self))
 
     @property
@@ -79,9 +79,9 @@ class SearchRequest:
     Attributes:
         index: a folder of a dense index, or vectors without one; None for an exact index that is built and kept under
             the data home.
-        form: of the run files that are written.
+        form: format of the run files to write.
         compare: score BM25 and the fusion as well; None: where that takes little time.
-        hybrid_weights: a file of the fusion's weights by task; None: it fuses by reciprocal ranks.
+        hybrid_weights: a file with the fusion's weight for each task; None: fuse by reciprocal ranks.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -102,7 +102,7 @@ class SearchRequest:
 
 
 def model_name(model: str | Path | None) -> str:
-    """A model's name in files and tables, one word; for a training's folder the training's name."""
+    """A model's name in files and tables, as one word; for the folder of a training, the training's name."""
     if model is None or Path(model) == FOLDER:
         return SHIPPED
     name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else str(model).replace("/", "--")

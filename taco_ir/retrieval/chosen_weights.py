@@ -1,4 +1,4 @@
-"""The file of a hybrid's weights by task, which a search chooses on its own queries and writes beside its runs."""
+"""Chooses the hybrid's weight for each task on a search's own queries, and writes them to a file beside its runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from taco_ir.retrieval.topic_runs import default_folder, made_of, named_paths
 
 
 class ChosenWeights(NamedTuple):
-    """Where the weights go, and what they are chosen with.
+    """The file for the weights, and what they are chosen from.
 
     Attributes:
-        made_of: collection, topics and model, as in the records of runs.
+        made_of: collection, topics and model, in the form that records of runs have.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class ChosenWeights(NamedTuple):
     def of(
         cls, request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None
     ) -> ChosenWeights:
-        """Those of a search that writes its runs to `output`, or to their default folder."""
+        """The weights of a search that writes its runs to `output`, or to their default folder."""
         folder = default_folder(collection)
         if output is not None:
             folder = named_paths(output, topics, RUN_SUFFIXES[request.form])[0].parent
@@ -45,7 +45,7 @@ class ChosenWeights(NamedTuple):
 
     @contextmanager
     def claim(self, overwrite: bool) -> Iterator[None]:
-        """Claim the file. Raises: InputError for one that was made otherwise, without `overwrite`."""
+        """Claim the file. Raises: InputError for one made from something else, without `overwrite`."""
 
         def record() -> Mapping[str, Any]:
             found = read_json(self.path, dict[str, Any]).get("made_of", {})
@@ -64,11 +64,11 @@ class ChosenWeights(NamedTuple):
         """Choose the weights on these topics, and write them.
 
         Args:
-            runs: of each of the topics by retriever, the dense one first.
-            score: the value of each query in a run, by `measure`.
+            runs: for each of the topics, the runs by retriever, the dense one first.
+            score: computes the value of each query in a run, by `measure`.
 
         Raises:
-            InputError: where no query has gold.
+            InputError: if no query has gold.
         """
         parts = [
             (topic.queries, next(iter(own.values())), own[BM25])

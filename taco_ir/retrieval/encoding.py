@@ -1,4 +1,4 @@
-"""Encodes a collection's passages into blocks on disk, with an estimate beforehand and progress on the way."""
+"""Encodes a collection's passages into blocks on disk; estimates time and space first, and shows progress."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class ShardEncoder:
 def encode_collection(
     collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False
 ) -> None:
-    """Encode what is left of one shard, reporting the time, memory and disk that it takes.
+    """Encode the unfinished part of a shard, and report the time, memory and disk space that it takes.
 
     Raises:
         InputError: for a folder with vectors made otherwise, one that another process writes, or a disk without room.
@@ -98,10 +98,10 @@ def encode_collection(
 
 
 def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequence[Query]) -> Vectors:
-    """Encode queries of the collection, each by its task: float32 [B, D].
+    """Encode queries of the collection, each for its task: float32 [B, D].
 
     Raises:
-        InputError: for an unknown task, or one that the model cannot encode for.
+        InputError: for an unknown task, or one that the model has no prompt or adapter for.
     """
     return encoder.encode_mixed_queries(
         [query.text for query in queries], [query.task for query in queries], collection.tasks

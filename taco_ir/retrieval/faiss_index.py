@@ -1,4 +1,4 @@
-"""A faiss index over a collection's vectors. The folder is Pyserini's (`index` and `docid`) plus a manifest."""
+"""A faiss index over a collection's vectors. Its folder is Pyserini's (`index` and `docid`) plus a manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPARE = 64  # hits of the scan beyond twice those that are wanted: they tell whe
 
 
 class Manifest(NamedTuple):
-    """What an index's manifest.json says."""
+    """The content of an index's manifest.json."""
 
     recipe: Recipe
     factory: str
@@ -40,11 +40,11 @@ class Manifest(NamedTuple):
 def build_index(
     vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Build a faiss index from finished blocks; the folder appears whole or not at all.
+    """Build a faiss index from finished blocks; the folder is complete or absent.
 
     Args:
-        factory: a string of faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... Vectors are compared by
-            inner product.
+        factory: a string for faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... The metric is the inner
+            product.
 
     Raises:
         InputError: for a factory string that faiss refuses, a block that was cut or altered, or a disk without room.
@@ -101,7 +101,7 @@ def _training_sample(vectors: VectorSet) -> Vectors:
 
 
 def require_index(folder: Path) -> Path:
-    """Return the path of the manifest of the index in a folder. Raises: InputError if there is none."""
+    """The path of the manifest of the index in a folder. Raises: InputError if there is none."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
@@ -112,8 +112,8 @@ class DenseIndex:
     """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
 
     Attributes:
-        index: faiss's.
-        docids: object [N], by row.
+        index: the faiss index.
+        docids: the docid of each row, object [N].
 
     Raises:
         InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
@@ -144,14 +144,15 @@ class DenseIndex:
         return self.manifest.files["index"].sha256[:16]
 
     def verify(self, folder: Path) -> None:
-        """Hash the files again. Raises: InputError naming one that was altered."""
+        """Hash all files again. Raises: InputError naming one that was changed."""
         check_files(folder, self.manifest.files, FILES, REMEDY, anew=True)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
-        """The `hits` passages of largest inner product for each query; an approximate index may find fewer.
+        """The `hits` passages with the largest inner products for each query; an approximate index may find fewer.
 
-        Equal scores are ordered by docid, descending, at the last hit too: among all passages in an exact index, among
-        its candidates in an approximate one. Hits do not depend on the other queries, except through faiss's rounding.
+        Equal scores are ordered by docid, descending. At the last hit, this considers all passages in an exact index,
+        and the candidates in an approximate one. Hits do not depend on the other queries, except through faiss's
+        rounding.
         """
         if self._vectors_ND is not None:
             queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
@@ -191,10 +192,11 @@ class DenseIndex:
 
 
 class Halves:
-    """Vectors in fp16, scanned for one query at a time: half the memory to read, which is what takes the time.
+    """A copy of the vectors in fp16, scanned for one query at a time: it halves the memory to read, which takes most
+    time.
 
-    It names all vectors that may be among the best, by a bound on what rounding vectors and sums can change; their
-    scores are computed anew. Vectors that were made of fp16 blocks, as ours are, lose nothing. Memory: 2 D N bytes.
+    The scan finds all vectors that may be among the best, using a bound on rounding errors; their scores are then
+    computed exactly. Vectors from fp16 blocks, as ours are, lose nothing. Memory: 2 D N bytes.
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:
@@ -213,7 +215,7 @@ class Halves:
         self._margin = 2 * lost + rounding(vectors_ND.shape[1]) * longest  # of two scores of a query of length 1
 
     def candidates(self, query_D: Vectors, hits: int) -> npt.NDArray[np.int64] | None:
-        """Rows of all vectors that may be among the `hits` best for a query; None where there are too many."""
+        """Rows of all vectors that may be among the `hits` best for a query; None if there are too many."""
         asked = min(2 * hits + SPARE, self._index.ntotal)
         ((score_K,), (row_K,)) = self._index.search(query_D[None], asked)
         least = score_K[min(hits, asked) - 1] - self._margin * float(np.linalg.norm(query_D.astype(np.float64)))
@@ -233,7 +235,9 @@ class _Stored:
 
 
 def flat_vectors(index: Any, owner: Any = None) -> Vectors:
-    """The vectors of a Flat index, which may be part of the index `owner`, not copied: float32 [N, D], read-only."""
+    """The vectors of a Flat index (which may be part of the index `owner`), without copying: float32 [N, D],
+    read-only.
+    """
     vectors_ND: Vectors = np.asarray(_Stored(index, index if owner is None else owner))
     return vectors_ND
 

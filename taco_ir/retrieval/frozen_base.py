@@ -1,6 +1,7 @@
-"""What an index that stays is, whichever tool made it: rows of vectors with docids, read and never written.
+"""Frozen indexes: rows of vectors with docids, made by any tool, that are read but never changed.
 
-A layout (`frozen_matrices.py`, `frozen_faiss.py`) makes one of its files; `frozen_index.open_frozen_index` is the door.
+`frozen_matrices.py` and `frozen_faiss.py` open the supported layouts; `frozen_index.open_frozen_index` chooses among
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ROWS = 4096  # rows that are looked at together
 
 
 class StoredPiece:
-    """An .npy matrix on disk that is mapped only while it is read: a process may hold but so many files open."""
+    """An .npy matrix on disk that is mapped only while it is read, since a process can have only so many files open."""
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         self._path, self.shape = path, shape
@@ -43,7 +44,7 @@ class StoredPiece:
 
 
 class Matrix:
-    """Vectors in pieces [N_i, D] of any width of float, on disk: read as float32, converted on the way."""
+    """A matrix on disk, in pieces [N_i, D] of any float type; it is converted to float32 when read."""
 
     def __init__(self, pieces: Sequence[npt.NDArray[np.floating] | StoredPiece]) -> None:
         self._pieces = pieces
@@ -77,23 +78,23 @@ class Matrix:
 
 
 class FrozenIndex:
-    """An index that stays as it is. Rows are numbered from 0 in the order of its vectors.
+    """An index that is read but never changed. Rows are numbered from 0 in the order of its vectors.
 
     Args:
-        vectors: by slices and arrays of row numbers; on disk where they can be.
+        vectors: a matrix, on disk if possible, that supports slices and arrays of row numbers.
 
     Attributes:
-        path: its folder or file.
+        path: folder or file of the index.
         layout: "vectors" or "index" (ours), "pyserini", "faiss", "npy", "parquet".
         dim: D.
-        docids: N docids, by row.
-        metric: INNER_PRODUCT; or L2, then all vectors have one norm, so that it ranks as the inner product does.
-        encoder: what its folder says of the encoder and the passages; None where it says nothing.
-        lost: what rebuilding vectors from its codes loses, in words; "" where they are exact.
-        remarks: what else a user should be told, in sentences.
+        docids: the docid of each row.
+        metric: INNER_PRODUCT, or L2 if all vectors have the same norm, so that both rank alike.
+        encoder: the encoder and passages that its folder records; None if it records none.
+        lost: describes the error of vectors reconstructed from codes; "" if they are exact.
+        remarks: sentences with further information for the user.
 
     Raises:
-        InputError: when there are not as many docids as vectors, or a docid is there twice.
+        InputError: if the numbers of docids and vectors differ, or a docid appears twice.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class FrozenIndex:
         return len(self.docids)
 
     def block(self, start: int, stop: int) -> Vectors:
-        """The vectors of rows `start` up to `stop`: float32 [n, D]. May be a map of the file: do not write to it."""
+        """The vectors of rows `start` up to `stop`: float32 [n, D]. It may be a map of the file: do not write to it."""
         return self._vectors_ND[start:stop]
 
     def at(self, rows: npt.NDArray[np.int64]) -> Vectors:
@@ -132,18 +133,18 @@ class FrozenIndex:
         return self._vectors_ND[rows]
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Row numbers of docids, -1 where the index lacks one: int64 [n]."""
+        """The row numbers of docids, -1 for unknown ones: int64 [n]."""
         return np.fromiter((self._row_of.get(docid, -1) for docid in docids), dtype=np.int64, count=len(docids))
 
     def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
-        """The rows that this index finds for each query, best first: int64 [B, hits], -1 where it finds fewer.
+        """The rows that the index finds for each query, best first: int64 [B, hits]; -1 if it finds fewer.
 
-        A faiss index is searched by faiss with the parameters that it was saved with, any other exactly.
+        faiss searches its own indexes, with the parameters that they were saved with; all others are searched exactly.
         """
         return self._rows_of(self.rank(queries_BD, hits), hits)
 
     def rank(self, queries_BD: Vectors, hits: int) -> Iterator[Ranking]:
-        """Rank all passages for each query exactly, by inner product with the vectors that `block` gives."""
+        """Rank all passages exactly for each query, by inner products with the vectors from `block`."""
         vectors_ND: Vectors = self._vectors_ND  # type: ignore[assignment]  # rows are all that is read of it
         return exact_search(np.asarray(queries_BD, dtype=np.float32), vectors_ND, self._docids_N, hits)
 
@@ -156,7 +157,9 @@ class FrozenIndex:
         return np.stack([np.pad(rows_K, (0, hits - len(rows_K)), constant_values=-1) for rows_K in found])
 
     def digest(self) -> str:
-        """SHA-256 of its files, read anew: that of `sha256sum FILE`, or of the lines that it prints for a folder."""
+        """The SHA-256 of its files, computed anew: for a file as by `sha256sum`, for a folder of the lines that it
+        prints.
+        """
         if not self.path.is_dir():
             return sha256_file(self.path)
         files = sorted(path for path in self.path.rglob("*") if path.is_file() and not is_leftover(path))
@@ -165,7 +168,7 @@ class FrozenIndex:
 
 
 def read_docids(path: Path) -> list[str]:
-    """Read docids, one a line. White space at the ends of lines does not count, as in Pyserini.
+    """Read docids, one per line. White space at the ends of lines is ignored, as in Pyserini.
 
     Raises:
         InputError: for a blank line, or a file that is not text.
@@ -190,7 +193,7 @@ def blocks(vectors: Matrix) -> Iterator[Vectors]:
 
 
 def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[Vectors]:
-    """Pass on blocks of `count` vectors, with progress. Raises: InputError naming the first that is not finite."""
+    """Pass on blocks of `count` vectors, with progress. Raises: InputError naming the first infinite or NaN vector."""
     progress, row = Progress("read", count, "vectors"), 0
     for block_ND in parts:
         if not np.isfinite(block_ND).all():
@@ -202,7 +205,9 @@ def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[V
 
 
 def keep_on_disk(parts: Iterable[Vectors], count: int, dim: int) -> Matrix:
-    """Write blocks to a file without a name, which goes with this process, and map it: no copy stays in memory."""
+    """Write blocks to an unnamed temporary file and map it, so that no copy stays in memory; it vanishes with this
+    process.
+    """
     home = data_home()
     home.mkdir(parents=True, exist_ok=True)
     require_space(home, count * dim * 4)

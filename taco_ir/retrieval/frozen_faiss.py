@@ -1,4 +1,4 @@
-"""faiss indexes that stay: ours, Pyserini's, and bare files. Vectors are rebuilt from what the index stores of them.
+"""Opens faiss indexes as frozen indexes: ours, Pyserini's, and bare files.
 
 Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read where they are: for Flat and HNSW in a
 memory map of the file. Others are rebuilt once, on opening, into a file without a name. The index itself searches, as
@@ -76,17 +76,19 @@ class _Theirs(FrozenIndex):
 
 
 def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """An index that `python -m taco_ir.index` built. Raises: InputError for one that was cut or altered."""
+    """Open an index that `python -m taco_ir.index` built. Raises: InputError for one that was cut or changed."""
     return _Ours(path)
 
 
 def open_pyserini(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """A folder of Pyserini: `index` in faiss's format, and `docid`, an id a line. Raises: InputError as open_faiss."""
+    """Open a Pyserini folder: `index` in faiss's format, and `docid` with an id per line. Raises: InputError as
+    open_faiss.
+    """
     return _Theirs(path, "pyserini", path / "index", read_docids(path / "docid"))
 
 
 def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
-    """A file of faiss, with the docids of its vectors.
+    """Open a faiss file, with the docids of its vectors.
 
     An index with ids of its own (IDMap, add_with_ids) needs no docids, its ids are these; else an id is the number of a
     line of `docids`, from 0, as in Pyserini.

@@ -1,4 +1,4 @@
-"""Opens an index that stays, to which new tasks are taught on the side of queries, and checks whose vectors it holds.
+"""Opens an existing index whose vectors stay as they are, and checks whether an encoder made them.
 
     our vectors     DIR/shard-i-of-n/manifest.json      what `python -m taco_ir.encode` writes
     our index       DIR/manifest.json, DIR/index        what `python -m taco_ir.index` builds
@@ -30,12 +30,12 @@ TINY = 1e-30
 
 
 class Layout(NamedTuple):
-    """A layout of indexes.
+    """A layout of indexes on disk.
 
     Attributes:
-        is_there: whether a path holds it, from the path and, of a file, its first bytes.
-        opener: what opens it, as registries name it.
-        docids: whether it has docids of its own, or --docids may or has to give them.
+        is_there: tells whether a path has this layout, from the path and, for a file, its first bytes.
+        opener: the function that opens it, as "module:name".
+        docids: whether it contains docids, or --docids may or must provide them.
     """
 
     is_there: Callable[[Path, bytes], bool]
@@ -67,11 +67,11 @@ NEVER = {b"\x80": "a pickle, which is never read", b"PK": "an archive (.npz, .pt
 
 
 def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
-    """Open an index, whoever made it, for reading.
+    """Open an existing index, made by any tool, for reading.
 
     Args:
         path: a folder or a file; see the layouts above.
-        docids: a file with a docid a line, in the order of the vectors, for files that have none.
+        docids: for indexes without docids, a file with one docid per line, in the order of the vectors.
 
     Raises:
         InputError: for what is none of the layouts or more than one, what is damaged, docids that do not fit, vectors
@@ -105,10 +105,10 @@ def _none_or_many(path: Path, first: bytes, found: Sequence[str]) -> str:
 
 
 def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passage]) -> Vectors:
-    """Cosines between the vectors that an index has of passages and those that an encoder makes of them: float32 [n].
+    """Cosines between an index's vectors of some passages and those that an encoder makes: float32 [n].
 
-    Passages that the index lacks are left out. Ten are enough: of texts that an encoder made the vectors of, all
-    cosines are near 1.
+    Passages that are not in the index are left out. Ten are enough: if the encoder made the vectors, all cosines are
+    near 1.
 
     Raises:
         InputError: when vectors of the encoder have another width, or are clearly not those of the index; or when the

@@ -1,4 +1,4 @@
-"""Vectors that stay and are no index: our blocks, an .npy matrix, a parquet file. They are searched exactly."""
+"""Opens vectors without an index: our blocks, an .npy matrix, or a parquet file. They are searched exactly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ID_COLUMNS = ("docid", "id", "_id", "docno")
 
 
 def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """Our vector blocks. Raises: InputError for shards that do not make a whole, or a block that was altered."""
+    """Open our vector blocks. Raises: InputError for missing shards, or a block that was changed."""
     vectors = VectorSet(path)
     pieces, names = [], []
     for block_ND, docids_N in vectors.blocks():
@@ -40,7 +40,7 @@ def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG00
 
 
 def open_npy(path: Path, docids: Path | None) -> FrozenIndex:
-    """A matrix saved by numpy, memory-mapped. Raises: InputError for what is no matrix of finite floats."""
+    """Open a matrix saved by numpy, memory-mapped. Raises: InputError if it is not a matrix of finite floats."""
     try:
         found_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
@@ -57,7 +57,8 @@ def open_npy(path: Path, docids: Path | None) -> FrozenIndex:
 
 
 def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
-    """A column of vectors with one of docids; the vectors are kept in a file without a name, as float32.
+    """Open a parquet file with a column of vectors and one of docids; the vectors are copied to an unnamed temporary
+    file.
 
     The vectors are the one column of lists of floats. The docids are the one column of texts or whole numbers, or the
     one that is called `docid`, `id`, `_id` or `docno`; or those of a file.

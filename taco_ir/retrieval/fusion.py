@@ -1,8 +1,8 @@
-"""Rankings of several retrievers made one: by reciprocal ranks, or by scores, with a weight for each task.
+"""Fuses the rankings of several retrievers: by reciprocal ranks, or by scores with a weight for each task.
 
-Reciprocal ranks count all retrievers alike, so where one finds nothing (BM25 for a mention in its context) it spoils
-what the other finds. Weights are chosen on queries with gold: a few hundred of a task are enough for one number (Bruch,
-Gai, Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023).
+Reciprocal ranks give all retrievers the same weight, so one that fails on a task (BM25 for mentions in context) spoils
+the results of the other. Weights are chosen on queries with gold: a few hundred per task are enough for one number
+(Bruch, Gai, Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ GRID = tuple(step / 20 for step in range(21))
 
 
 class TaskWeight(NamedTuple):
-    """How the hits of a task's queries are fused.
+    """The weights with which the hits of a task's queries are fused.
 
     Attributes:
-        dense: weight of the dense scores, 0 to 1; BM25's have the rest.
-        queries: those that it was chosen on.
-        hybrid, of_dense, of_bm25: scores of these queries with this weight, and of either retriever alone.
+        dense: weight of the dense scores, 0 to 1; BM25's weight is the rest.
+        queries: number of queries that it was chosen on.
+        hybrid, of_dense, of_bm25: scores on these queries with this weight, and of each retriever alone.
     """
 
     dense: Annotated[float, 0]
@@ -45,12 +45,12 @@ class TaskWeight(NamedTuple):
 
 
 class HybridWeights(NamedTuple):
-    """The content of a file of weights; only `tasks` is needed, so that one can be written by hand.
+    """The content of a file of weights; only `tasks` is required, so you can write one by hand.
 
     Attributes:
-        tasks: by task; `*` for queries of no task, or of one that is not named.
-        hits: of each retriever, among which scores are made comparable.
-        measure: what the weights maximise.
+        tasks: the weight of each task; `*`: all other queries.
+        hits: number of hits of each retriever, among which scores are normalised.
+        measure: the measure that the weights maximise.
         encoder, made_of: the encoder of queries, collection and topics that they were chosen with, by content.
     """
 
@@ -62,7 +62,7 @@ class HybridWeights(NamedTuple):
 
     @classmethod
     def of_model(cls, folder: Path) -> HybridWeights:
-        """Those that came with a model. Raises: InputError where it has none."""
+        """Read the weights that came with a model. Raises: InputError if it has none."""
         if not (folder / WEIGHTS_FILE).is_file():
             raise InputError(
                 f"--hybrid-weights {OF_MODEL}: there is no {WEIGHTS_FILE} in {folder}; taco_ir.search "
@@ -88,11 +88,11 @@ class HybridWeights(NamedTuple):
         return {task: weight.dense for task, weight in self.tasks.items()}
 
     def of(self, task: str) -> float:
-        """The weight of dense scores for queries of a task; both retrievers count alike where nothing says more."""
+        """The weight of dense scores for queries of a task; 0.5 if the file has none for it."""
         return self.by_task.get(task, self.by_task.get(ANY_TASK, EVEN))
 
     def unknown(self, tasks: Iterable[str]) -> list[str]:
-        """Tasks that have no weight."""
+        """Tasks without a weight."""
         return [] if ANY_TASK in self.tasks else sorted({task or "no task" for task in tasks if task not in self.tasks})
 
     def save(self, path: Path) -> None:
@@ -117,13 +117,13 @@ def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Ru
 
 
 def weighted_fusion(dense: Run, bm25: Run, weight_of: Mapping[str, float], hits: int) -> Run:
-    """Fuse two runs of one level by their scores: weight x dense + (1 - weight) x BM25, for each query its own weight.
+    """Fuse two runs of the same level by scores: weight x dense + (1 - weight) x BM25, with a weight for each query.
 
-    A query's scores in a run are made 1 for the best hit and 0 for the last one; what a run lacks has 0 there. A run
-    of weight 0 adds nothing, not even hits.
+    A query's scores in a run are scaled to 1 for the best hit and 0 for the last; a document missing from a run has 0.
+    A run with weight 0 contributes nothing, not even hits.
 
     Args:
-        weight_of: of the dense run, by query id.
+        weight_of: weight of the dense run, by query id.
     """
     rankings = {}
     for qid in dict.fromkeys([*dense.rankings, *bm25.rankings]):
@@ -150,11 +150,11 @@ def _scaled(ranking: Ranking) -> Iterator[tuple[str, float]]:
 def choose_weights(
     parts: Sequence[tuple[Sequence[Query], Run, Run]], score: Callable[[Run, Sequence[Query]], Mapping[str, float]]
 ) -> dict[str, TaskWeight]:
-    """The weight of each task, among 0, .05, ... 1, that scores best; of equal ones that nearest to .5.
+    """Choose for each task the weight with the best score, among 0, .05, ... 1; ties go to the weight nearest .5.
 
     Args:
-        parts: queries, and their dense and BM25 runs.
-        score: the value of each query in a run.
+        parts: sets of queries with their dense and BM25 runs.
+        score: computes the value of each query in a run.
 
     Raises:
         InputError: where no query has gold.

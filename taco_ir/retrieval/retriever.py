@@ -1,4 +1,4 @@
-"""A collection opened for search once, so that single queries are answered in milliseconds."""
+"""Searches a collection that is opened only once, so that single queries are answered in milliseconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Model = str | Path | ModelChoice | TextEncoder | None
 
 
 class Hit(NamedTuple):
-    """A passage that was found, and how well it fits: the score of the retriever, higher is better."""
+    """A retrieved passage with its score; higher is better."""
 
     rank: int
     score: float
@@ -35,28 +35,32 @@ class Hits(tuple[Hit, ...]):
     """The hits of one query, best first: a tuple of `Hit`."""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each hit: rank, score, docid, page, title, text. Raises: InputError without pandas."""
+        """A DataFrame with a row for each hit: rank, score, docid, page, title, text. Raises: InputError without
+        pandas.
+        """
         return to_frame({name: [getattr(hit, name) for hit in self] for name in Hit._fields})
 
 
 class Retriever:
-    """A collection, opened once for one retriever: answers single queries in milliseconds, or many at once.
+    """Searches a collection with one retriever: answers single queries in milliseconds, or many at once.
 
-    Opening loads the model and the index, which is built on first use and kept. The second single query makes copies by
-    which later ones are several times faster: of an exact index's vectors, in memory in fp16 (2 D N bytes, at most a
-    gigabyte; hits stay exact), and of a passage file in gzip, under the data home.
+    Creating it loads the model and the index, which is built on first use and kept. The second single query makes two
+    copies that make later ones several times faster: an exact index's vectors in memory in fp16 (2 D N bytes, at most a
+    gigabyte; hits stay exact), and a gzipped passage file, decompressed in the data home.
 
     Args:
-        collection: an opened collection, or its name as for `open_collection`.
-        model: a name or folder as for `load_encoder`, a `ModelChoice` with more to say about it, or an encoder that is
-            loaded already; None: the encoder that comes with the package.
+        collection: an opened collection, or a name as for `open_collection`.
+        model: a name or folder as for `load_encoder`, a `ModelChoice` with more settings, or a loaded encoder; None:
+            the encoder that comes with the package.
         retriever: "dense", "bm25", or "hybrid", the fusion of both.
-        index: the folder of a dense index; None: an exact one that is kept under the data home.
-        weights: of the fusion by task, a file that `search --choose-weights` wrote, or "model" for the model's own.
-        tasks: of queries to come; one that the model cannot encode for is told before an index is built.
+        index: the folder of a dense index; None: an exact one, which is kept in the data home.
+        weights: the fusion's weight for each task: a file from `search --choose-weights`, or "model" for the model's
+            own.
+        tasks: tasks of the queries to come, to be checked before an index is built.
 
     Raises:
-        InputError: for a collection, model or index that is missing, or that do not fit together, and such a task.
+        InputError: for a missing collection, model or index, if they do not fit together, or a task that the model
+            cannot encode.
 
     Examples:
         >>> retriever = taco_ir.Retriever("sample", retriever="bm25")
@@ -84,10 +88,10 @@ class Retriever:
         self._asked = False
 
     def search(self, query: str, task: str | None = None, hits: int = 10) -> Hits:
-        """The best passages for one query.
+        """Return the best passages for one query.
 
         Args:
-            task: of the query, for a model with prompts or adapters for each task: a name or an alias.
+            task: name or alias of the query's task, for a model with prompts or adapters for each task.
 
         Raises:
             InputError: for an empty query, or a task that the model cannot encode for.
@@ -95,7 +99,7 @@ class Retriever:
         return self.search_each(query, task, hits)[self._ranker.name]
 
     def search_each(self, query: str, task: str | None = None, hits: int = 10) -> dict[str, Hits]:
-        """As `search`, by name of the retriever: for "hybrid" also the hits of the two that it fuses."""
+        """As `search`, but returns hits by retriever: for "hybrid" also those of the two that it fuses."""
         check_value("hits", hits, int, {"min": 1})
         runs = self._ranker.search_each(as_topics(self.collection, [query], task), hits)
         rankings = {name: next(iter(run.rankings.values())) for name, run in runs.items()}
@@ -137,10 +141,10 @@ def search(
     weights: str | Path | None = None,
     hits: int = 100,
 ) -> Run:
-    """Search a collection once; a `Retriever` stays open for more. Arguments are those of `Retriever` and its `run`.
+    """Search a collection once; for more searches, use a `Retriever`. Arguments are those of `Retriever` and its `run`.
 
     Raises:
-        InputError: as these.
+        InputError: as in `Retriever` and `Retriever.run`.
 
     Examples:
         >>> run = taco_ir.search("sample", "nq-dev", retriever="bm25", hits=10)

@@ -1,4 +1,6 @@
-"""Retrievers rank passages for topics: dense, BM25, and their fusion. Indexes are built on first use and kept."""
+"""Retrievers, which rank passages for topics: dense, BM25, and their fusion. Indexes are built on first use and
+kept.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ Queries = str | Topics | Iterable[str | Query]
 
 
 def as_topics(collection: Collection, queries: Queries, task: str | None = None) -> Topics:
-    """Wrap queries as topics.
+    """Turn queries into topics.
 
     Args:
         queries: texts, which get the ids "1", "2" and so on; `Query` values; topics; or the name of topics of the
@@ -46,7 +48,7 @@ def as_topics(collection: Collection, queries: Queries, task: str | None = None)
         task: of the texts.
 
     Raises:
-        InputError: for a name of no topics, no queries, an empty text, or an id that is given twice.
+        InputError: for unknown topics, no queries, an empty text, or a repeated id.
     """
     if isinstance(queries, str):
         if queries.split() == [queries] and (is_topics_file(queries) or TOPICS.fullmatch(queries)):
@@ -69,21 +71,21 @@ def as_topics(collection: Collection, queries: Queries, task: str | None = None)
 
 
 class Ranker(ABC):
-    """A retriever of topics: ranks passages. Remembers no run, since only the queries would be a safe key."""
+    """Base class of retrievers, which rank passages for topics. They do not cache runs."""
 
     name: str
 
     @property
     @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """What its runs depend on, by content."""
+        """Everything that its runs depend on, by content."""
 
     @abstractmethod
     def search(self, topics: Topics, hits: int) -> Run:
         """At most `hits` passages for each query."""
 
     def open(self) -> None:  # noqa: B027 - most load when they search
-        """Load what a search needs, and build an index that is missing."""
+        """Load everything that a search needs, and build a missing index."""
 
     def prepare(self, topics: Sequence[Topics], hits: int) -> None:  # noqa: B027 - most search one after the other
         """Search for several topics at once, where that saves reading the passages' vectors again for each of them."""
@@ -92,25 +94,27 @@ class Ranker(ABC):
         """Remove what a stopped search would go on from."""
 
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
-        """Raise InputError for queries that cannot be searched for, before an index is built."""
+        """Raise InputError for queries that cannot be searched, before an index is built."""
 
     def search_each(self, topics: Topics, hits: int) -> dict[str, Run]:
         """The runs of this retriever and of those that it fuses, by name."""
         return {self.name: self.search(topics, hits)}
 
     def search_batches(self, topics: Topics, hits: int) -> Iterator[Run]:
-        """Yield what `search` returns a batch of queries at a time, so that progress can be shown."""
+        """Yield the result of `search` in batches of queries, so that progress can be shown."""
         for start in range(0, len(topics.queries), BATCH):
             yield self.search(topics._replace(queries=topics.queries[start : start + BATCH]), hits)
 
 
 def is_built(folder: Path) -> bool:
-    """Whether `folder / "index"` is a whole dense index."""
+    """Whether `folder / "index"` is a complete dense index."""
     return (folder / "index" / "manifest.json").is_file()
 
 
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
-    """Encode into `folder / "vectors"` and index into `folder / "index"` what is missing; `name` is the model's."""
+    """Encode into `folder / "vectors"` and index into `folder / "index"` whatever is missing; `name` is the model's
+    name.
+    """
     if not is_built(folder):
         recipe = Recipe.of(collection.passages, name, encoder)
         encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
@@ -197,7 +201,7 @@ class DenseRetriever(Ranker):
 
 
 class BM25Retriever(Ranker):
-    """Lucene's BM25 (k1 0.9, b 0.4) over title and text; the index is kept under the data home."""
+    """Lucene's BM25 (k1 0.9, b 0.4) over title and text; its index is kept in the data home."""
 
     name = choices.BM25
 
@@ -216,7 +220,7 @@ class BM25Retriever(Ranker):
 
     @property
     def at_hand(self) -> bool:
-        """Whether its index is there, or soon built, so that it is compared with where nobody says."""
+        """Whether its index exists or is quick to build, so that BM25 is compared by default."""
         return self.built or self._collection.passages.count <= choices.COMPARED_UP_TO
 
     @cached_property
@@ -295,7 +299,7 @@ class FusionRetriever(Ranker):
         return self.complete_runs({}, topics, hits)
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """Add what is missing to `runs` of these topics: those of the fused retrievers, and the fusion."""
+        """Add the missing ones to `runs` of these topics: the fused retrievers' runs, and their fusion."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or self._fuse(list(parts.values()), topics, hits)}
 
@@ -304,7 +308,7 @@ class FusionRetriever(Ranker):
 
 
 class WeightedRetriever(FusionRetriever):
-    """Fuses dense retrieval and BM25 by their scores, each task with a weight of its own."""
+    """Fuses dense retrieval and BM25 by their scores, with a weight for each task."""
 
     name = choices.WEIGHTED
 
@@ -318,7 +322,7 @@ class WeightedRetriever(FusionRetriever):
         return {"weights": self._weights.by_task, "hits": self._weights.hits, "of": self._parts}
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """As of any fusion; hits are fused to the depth that the weights were chosen at, or deeper."""
+        """As in any fusion; hits are fused at least to the depth at which the weights were chosen."""
         depth = self._depth(hits)
         if depth == hits:
             return super().complete_runs(runs, topics, hits)
@@ -359,11 +363,12 @@ class Retrievers(NamedTuple):
         index: str | Path | Streamed | None = None,
         weights: str | Path | None = None,
     ) -> Retrievers:
-        """Make them; nothing is loaded before it is used.
+        """Create the retrievers; models and indexes are loaded on first use.
 
         Args:
             index: a folder of a dense index, or of vectors that are searched as they are.
-            weights: a file of the hybrid's weights by task, or `model` for the model's own; None: by reciprocal ranks.
+            weights: a file with the hybrid's weight for each task, or `model` for the model's own; None: reciprocal
+                ranks.
 
         Raises:
             InputError: for a folder without an index or without whole vectors, or a file of other content.
@@ -381,6 +386,6 @@ class Retrievers(NamedTuple):
         return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.of_model(folder)))
 
     def select(self, name: str) -> Ranker:
-        """One of `choices.RETRIEVERS`."""
+        """The retriever with this name, one of `choices.RETRIEVERS`."""
         retriever: Ranker = getattr(self, name)
         return retriever

@@ -1,4 +1,4 @@
-"""Searches topics and writes their runs, each with a record of what made it in a file beside it."""
+"""Searches topics and writes their runs, each with a file beside it that records how it was made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def search_topics(
     output: str | None = None,
     overwrite: bool = False,
 ) -> list[dict[str, Run]]:
-    """Search for each of the topics and write its run; return runs by retriever, the requested one first.
+    """Search for each of the topics and write its run; returns runs by retriever, the requested one first.
 
     Args:
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
@@ -173,7 +173,7 @@ class _Output(NamedTuple):
 
 
 def default_folder(collection: Collection) -> Path:
-    """`runs/<name>`; with a short hash of the passages where runs of another collection of that name are there."""
+    """The folder `runs/<name>`; if it has runs of another collection with that name, a short hash is added."""
     plain, ours = Path("runs") / collection.name, collection.passages.fingerprint
     for path in plain.glob("*.json"):
         if (run := path.with_suffix("")).is_file():  # what lies beside it is its record
@@ -224,21 +224,21 @@ def _warn_of_ties(topic: Topics, runs: dict[str, Run]) -> None:
 
 
 class Made(NamedTuple):
-    """Something by name and content."""
+    """A name with a fingerprint of its content."""
 
     name: str = ""
     fingerprint: str = ""
 
 
 class Inputs(NamedTuple):
-    """What a retriever ranked with: an encoder, or those of the retrievers that it fuses."""
+    """What a retriever used: an encoder, or the inputs of the retrievers that it fuses."""
 
     encoder: str = ""
     of: tuple[dict[str, Any], ...] = ()
 
 
 class RunRecord(NamedTuple):
-    """The keys that are read of the record beside a run."""
+    """The keys read from the record beside a run."""
 
     collection: Made = Made()
     topics: Made = Made()
@@ -248,12 +248,12 @@ class RunRecord(NamedTuple):
 
 
 def record_path(run: Path) -> Path:
-    """The file beside a run that records what made it."""
+    """The file beside a run that records how it was made."""
     return run.with_name(run.name + ".json")
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """The collection and topics of a run, by content, as in its record."""
+    """The collection and topics of a run, by content, in the form that its record has."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
@@ -261,9 +261,10 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
 
 
 def find_foreign(record: Mapping[str, Any], collection: Collection, topics: Topics) -> str:
-    """How the record of a run says that it was made of another collection, or of topics that have changed; "" if not.
+    """Describes how a run's record differs from this collection, or from topics that have changed since; "" if it does
+    not.
 
-    Topics of another name say nothing: a file may be of several.
+    Topics of another name are not a difference, since a file may be for several.
     """
     ours = made_of(collection, topics)
     for key in ("collection", "topics"):
@@ -277,14 +278,14 @@ def find_foreign(record: Mapping[str, Any], collection: Collection, topics: Topi
 
 
 def models_of(record: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the models in a record: encoders, also those inside a fusion, and a reader."""
+    """Fingerprints of the models in a record: encoders, also inside a fusion, and a reader."""
     inputs = record.get("inputs", {})
     found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
     return [*found, *([str(record["reader"])] if "reader" in record else [])]
 
 
 def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
-    """Add a short hash of the models to default names if another model's run has one of these names."""
+    """Add a short hash of the models to default names if a run of another model already has one of these names."""
     if all(not path.exists() or models_of(read_record(path)) in ([], list(models)) for path in paths):
         return list(paths)
     ending = f"-{fingerprint(list(models))[:SHORT]}{suffix}"
@@ -292,7 +293,7 @@ def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> 
 
 
 def read_record(run: Path) -> Mapping[str, Any]:
-    """Read the record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
+    """The record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
     path = record_path(run)
     if not path.is_file():
         return {}
@@ -302,10 +303,10 @@ def read_record(run: Path) -> Mapping[str, Any]:
 
 
 def named_paths(output: str, topics: Sequence[Topics], suffix: str) -> list[Path]:
-    """Where the output of each of the topics goes if the user names it: a file for one, a folder for several.
+    """The output paths for topics if the user names an output: a file for one, a folder for several.
 
     Raises:
-        InputError: for several topics and a file.
+        InputError: for several topics with a file.
     """
     path = Path(output)
     if len(topics) == 1 and not output.endswith("/") and not path.is_dir():

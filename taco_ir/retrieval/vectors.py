@@ -1,10 +1,10 @@
-"""Passage vectors on disk: finished fp16 blocks with their docids, and a manifest that names what made them.
+"""Passage vectors on disk: finished fp16 blocks with their docids, and a manifest that records how they were made.
 
     DIR/shard-2-of-8/manifest.json      recipe, row range, SHA-256 of every finished block
     DIR/shard-2-of-8/00000.npy          fp16 [rows, D], read by memory map
     DIR/shard-2-of-8/00000.docids       one docid a line
 
-A block is written whole before the manifest names it, so what the manifest names is whole.
+A block is complete before it is added to the manifest, so every listed block is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Block = tuple["np.memmap[Any, np.dtype[np.float16]]", list[str]]
 
 
 class Recipe(NamedTuple):
-    """What vectors were made of; two sets of vectors may be used together only if their recipes are equal."""
+    """How vectors were made; two sets of vectors can be used together only if their recipes are equal."""
 
     collection: str
     passages: Annotated[int, 1]
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
         return cls(passages.fingerprint, passages.count, model, *made_by)
 
     def is_of(self, encoder: Encoder) -> bool:
-        """Whether an encoder made the vectors, or would have in 8-bit arithmetic, which changes them little."""
+        """Whether this encoder made the vectors, or would have in 8-bit arithmetic, which changes them little."""
         return self.encoder in (encoder.passage_fingerprint, encoder.int8_fingerprint)
 
     def require(self, where: str, encoder: Encoder | None, collection: str | None) -> None:
@@ -65,7 +65,7 @@ class Recipe(NamedTuple):
 
     @property
     def compared(self) -> dict[str, Any]:
-        """What must be equal: everything but the model's name."""
+        """The parts of a recipe that must be equal: everything except the model's name."""
         return {key: value for key, value in self._asdict().items() if key != "model"}
 
 
@@ -77,7 +77,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`2/8` -> second of eight. Raises: InputError."""
+        """Parse a text: `2/8` is the second of eight shards. Raises: InputError."""
         matched = re.fullmatch(r"(\d+)/(\d+)", text)
         shard = cls(int(matched[1]), int(matched[2])) if matched else cls(0, 0)
         if not 1 <= shard.number <= shard.of:
@@ -114,7 +114,7 @@ class StoredBlock(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a shard's manifest.json says."""
+    """The content of a shard's manifest.json."""
 
     recipe: Recipe
     rows: Rows
@@ -123,13 +123,13 @@ class Manifest(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one shard block by block, continuing where an earlier process stopped.
+    """Writes a shard block by block, continuing from where an earlier process stopped.
 
     Args:
         block_rows: passages of a block; None: BLOCK_ROWS.
 
     Raises:
-        InputError: on opening, when the folder holds vectors of another recipe.
+        InputError: on creation, if the folder holds vectors of another recipe.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ShardWriter:
     def write(
         self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]
     ) -> None:
-        """Encode and write `passages`, which start at the first row that is not done.
+        """Encode and write `passages`, which must start at the first unfinished row.
 
         Raises:
             InputError: for vectors that fp16 cannot hold.
@@ -214,7 +214,7 @@ class VectorSet:
         block_rows: the number of rows of each block, in row order.
 
     Raises:
-        InputError: on opening, when shards are missing, unfinished or of different recipes.
+        InputError: on opening, if shards are missing, unfinished or of different recipes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -257,7 +257,7 @@ class VectorSet:
         """Yield blocks in row order from block `start` on, checking their hashes.
 
         Raises:
-            InputError: naming a block that was cut or altered.
+            InputError: naming a block that was cut or changed.
         """
         return map(self.block, range(start, len(self._blocks)))
 
@@ -270,7 +270,9 @@ class VectorSet:
         return [path / f"{block.name}.{suffix}" for path, block in self._blocks]
 
     def verify(self) -> int:
-        """Check the hashes of all blocks and count them. Raises: InputError naming one that was cut or altered."""
+        """Check the hashes of all blocks and return their number. Raises: InputError naming one that was cut or
+        changed.
+        """
         return sum(1 for _ in self.blocks())
 
 

@@ -1,4 +1,4 @@
-"""Answers to single queries: in a terminal here, of one or of one a line; in a browser, see `taco_ir.serving.page`.
+"""Answers single queries in a terminal, keeping encoder and index loaded; for a browser, see `taco_ir.serving.page`.
 
 Encoder and index stay open.
 """
@@ -36,7 +36,7 @@ def show_hits(form: str, text: str, hits: Hits) -> None:
 def ask(
     retriever: Retriever, task: str | None, hits: int, show: Callable[[str, Hits], None], lines: Iterable[str]
 ) -> None:
-    """Answer each line; what is wrong with one is said, and the next is read.
+    """Answer each line; an invalid query is reported, and the next line is read.
 
     Args:
         show: prints the hits of a query.
@@ -60,7 +60,9 @@ def ask(
 
 
 def typed_lines(prompt: str) -> Iterable[str]:
-    """What is typed, with a line editor where there is one, or what is piped in; Ctrl-C ends it as Ctrl-D does."""
+    """Lines that the user types, with a line editor if there is one, or that are piped in; Ctrl-C and Ctrl-D end
+    them.
+    """
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin)
         return

@@ -1,6 +1,6 @@
-"""The search page: what each system finds for a query, side by side, with gold marked where it is known.
+"""The search page: results of each retriever side by side, with gold passages marked if they are known.
 
-One page without a script, made anew for each query; it listens on this machine alone.
+It is one page without scripts, rendered for each query; the server listens only on this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GOLD, PAGE = "gold passage", "gold page"
 
 
 class Found(NamedTuple):
-    """A hit as the page shows it: `gold` is GOLD, PAGE or "", `text` a snippet with the query's words marked."""
+    """A hit on the page: `gold` is GOLD, PAGE or "", and `text` is a snippet with the query's words marked."""
 
     hit: Hit
     gold: str
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a query gave: hits by system, seconds, and whether the query is one of the topics, so that gold is known."""
+    """The results of a query: hits by system, seconds, and whether it is in the topics, so that its gold is known."""
 
     systems: Mapping[str, Sequence[Found]]
     seconds: float
@@ -51,7 +51,7 @@ class SearchPage:
     """Answers queries as HTML.
 
     Args:
-        hits: of each system.
+        hits: number of hits to show for each system.
     """
 
     def __init__(self, retriever: Retriever, hits: int) -> None:
@@ -70,13 +70,13 @@ class SearchPage:
         return found
 
     def warm_up(self) -> None:
-        """Ask twice, as the second query makes what later ones need, and read the topics."""
+        """Run two queries, as the second one makes copies that speed up later ones, and read the topics."""
         for _ in range(2):
             self._retriever.search_each("what is this about", self.tasks[0] if self.tasks else None, 1)
         log.info("%s queries with gold are known", f"{sum(map(len, self._known.values())):,}")
 
     def render(self, text: str, task: str) -> str:
-        """The page for a query; the form alone for an empty one. What is wrong with a query is said on it."""
+        """The page for a query, with an error message if it is invalid; only the form if it is empty."""
         text, answer, wrong = text.strip()[:LONGEST], None, ""
         try:
             answer = self._ask(text, task) if text else None
@@ -126,7 +126,7 @@ def _mark(query: str, text: str) -> Markup:
 
 
 def make_server(page: SearchPage, port: int) -> HTTPServer:
-    """A server of the page on this machine, at any free port for 0. Raises: InputError for a port that is taken."""
+    """A server for the page on this machine; port 0 means any free port. Raises: InputError for a port in use."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = SECONDS
@@ -165,7 +165,7 @@ def make_server(page: SearchPage, port: int) -> HTTPServer:
 
 
 def serve(page: SearchPage, port: int) -> None:
-    """Serve the page until Ctrl-C. Raises: InputError for a port that is taken."""
+    """Serve the page until Ctrl-C. Raises: InputError for a port in use."""
     with make_server(page, port) as server:
         page.warm_up()
         print(f"http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)

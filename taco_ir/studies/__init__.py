@@ -1,1 +1,1 @@
-"""Studies: conditions from one file, run once with each seed, resumed, scored and recorded."""
+"""Studies: conditions from one file, each run once with every seed, resumed, scored and recorded."""

@@ -1,9 +1,9 @@
-"""Leaderboards made of a study's records: one for each corpus, a row for each system, and paired tests against a
+"""Builds leaderboards from a study's records: one for each corpus, with a row for each system and tests against a
 baseline.
 
-A mean over seeds comes with their standard deviation. The tests are over queries: each query's values are averaged over
-a system's seeds first, so they say whether other queries would change the order, not whether other seeds would. If
-several bases share the baseline, systems are compared with the one on their own base.
+Means over seeds have a standard deviation over seeds. The tests are over queries: each query's values are first
+averaged over a system's seeds, so a test says whether other queries would change the order, not whether other seeds
+would. If the baseline exists on several base models, each system is compared with the baseline on its own base model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from taco_ir.studies.records import Record, TopicScores, row_name
 
 
 class Stat(NamedTuple):
-    """A system's score on some topics: mean and sample standard deviation (None for one seed) over seeds, and each."""
+    """A system's score on some topics: mean and sample standard deviation (None for one seed) over seeds, and each
+    seed's score.
+    """
 
     mean: float
     sd: float | None
@@ -46,12 +48,12 @@ class Stat(NamedTuple):
 
 
 class BoardRow(NamedTuple):
-    """One system on one base.
+    """One system on one base model.
 
     Attributes:
         scores: topics, slice or MACRO -> measure -> Stat, of those that it has. A seed's macro average is the mean of
             its means on all whole topics of the board; a row that lacks one has none.
-        against: the row that it is compared with, "" where nothing is tested (a baseline, or a row on another base).
+        against: name of the row to compare with; "" if nothing is tested (a baseline, or a row on another base).
         dose: how far its updates were from naive training's, where it was logged (see `training.dose.Dose`).
     """
 
@@ -75,11 +77,11 @@ class Board:
     """All systems on one corpus.
 
     Attributes:
-        topics: whole topics.
-        slices: of topics; they do not enter the macro average.
+        topics: the topics, without slices.
+        slices: subsets of topics, which do not count in the macro average.
         rows: sorted by the macro average of the first measure, best first; rows without one come last.
-        baseline: what the others are compared with, "" for none: a row's name, or a system on each row's own base.
-        notes: on rows that are not like the others.
+        baseline: a row's name, or a system, which each row is compared with on its own base; "" for none.
+        notes: remarks about unusual rows.
     """
 
     corpus: str
@@ -94,12 +96,12 @@ class Board:
 
     @property
     def overall(self) -> str:
-        """The column that sums a row up: the macro average, or the only topics."""
+        """The column that summarises a row: the macro average, or the only topics."""
         return MACRO if len(self.topics) > 1 else self.topics[0]
 
 
 def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]:
-    """The records on one corpus, or all for None. Raises: InputError for a corpus that no record is on."""
+    """The records on one corpus; None: all records. Raises: InputError for an unknown corpus."""
     known = dict.fromkeys(result.corpus for result in results)
     if corpus is not None and corpus not in known:
         raise InputError(f"--corpus {corpus!r} is not in the results; allowed: {', '.join(known)}")
@@ -133,13 +135,13 @@ def make_boards(
     """One board for each corpus, the largest first.
 
     Args:
-        baseline: a row's name, or a system: then each row is compared with it on its own base. None: nothing is tested.
+        baseline: a row's name, or a system, which each row is compared with on its own base; None: no tests.
         seed: of the tests.
-        measures: as they print; none: all that the results have.
+        measures: in printed form; empty: all measures in the results.
 
     Raises:
-        InputError: for a corpus or topics that differ between two results, topics that one seed of a system has twice,
-            or a measure or baseline that no result has.
+        InputError: for a corpus or topics that differ between two results, repeated topics for one seed of a system, or
+            an unknown measure or baseline.
     """
     known = list(
         dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means)
@@ -157,7 +159,7 @@ def make_boards(
 
 
 def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
-    """Boards without the rows whose name or system matches a pattern; tests stay corrected for them."""
+    """Boards without rows whose name or system matches a pattern; tests are still corrected for them."""
     found = []
     for board in boards:
         hidden = [row for row in board.rows if _matches(row, patterns)]
@@ -177,7 +179,7 @@ def _matches(row: BoardRow, patterns: Sequence[str]) -> bool:
 
 
 def check_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
-    """Raises InputError for a pattern that matches no row or system, before boards are made."""
+    """Raise InputError for a pattern that matches no row or system, before boards are made."""
     rows = dict.fromkeys(result.row for result in results)
     names = {*rows, *(result.system for result in results)}
     if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:

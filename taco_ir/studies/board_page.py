@@ -1,7 +1,7 @@
-"""The leaderboard as one HTML file that needs nothing else.
+"""Renders a leaderboard as one self-contained HTML file.
 
-The page holds its data as JSON and scripts that draw it (page_assets/*.js): sortable tables, plots, and the queries
-that systems answer most differently, with what each ranks first.
+The page contains its data as JSON and the scripts that draw it (page_assets/*.js): sortable tables, plots, and the
+queries that systems answer most differently, with the top passages of each.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Json = dict[str, Any]
 
 
 class Example(NamedTuple):
-    """A query to read.
+    """A query to read on the page.
 
     Attributes:
-        row: its position in the topics, from 0.
-        gold: docids of its evidence.
-        top: a row's name -> docids that the system ranks first, best first.
-        pages: of its evidence.
+        row: position of the query in the topics, from 0.
+        gold: docids of the query's gold passages.
+        top: for each row's name, the docids that the system ranks highest, best first.
+        pages: the query's gold pages.
     """
 
     row: int
@@ -58,13 +58,13 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Texts of one corpus for the page.
+    """Texts of one corpus to show on the page.
 
     Attributes:
-        corpus: the board that they belong to.
-        topics: name of topics -> queries to read.
-        passages: docid -> title, text, page.
-        judged: name of topics -> positions of the queries that passage measures apply to, where these are not all.
+        corpus: the corpus of the board.
+        topics: queries to read, by name of topics.
+        passages: title, text and page of each passage, by docid.
+        judged: by name of topics, positions of the queries with judged passages, if not all have them.
     """
 
     corpus: str
@@ -76,10 +76,10 @@ class Examples(NamedTuple):
 def render_page(
     boards: Sequence[Board], results: Sequence[Record], published: Sequence[Quoted], examples: Examples | None
 ) -> str:
-    """The page as HTML, every text escaped.
+    """The page as HTML, with every text escaped.
 
     Args:
-        results: those that the boards were made of, for their values by query.
+        results: the records that the boards were made from, for their values by query.
     """
     data = {
         "boards": [_board_data(board, [each for each in results if each.corpus == board.corpus]) for board in boards],
@@ -175,7 +175,7 @@ def _example_data(examples: Examples) -> Json:
 
 
 def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> Examples | None:
-    """Texts from the runs of each system's first seed on `corpus`; None where the runner's folder has no runs.
+    """Texts from the runs of each system's first seed on `corpus`; None if the runner's folder has no runs.
 
     Raises:
         InputError: for a model that was not given.
@@ -209,9 +209,9 @@ def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> 
 
 
 def most_different_queries(results: Sequence[Record], topics: str) -> list[int]:
-    """Positions of the queries whose scores vary most between the results, in the order of the topics.
+    """Positions of the queries whose scores vary most between the results, in topic order.
 
-    Scores are page R-precision, or nDCG@10 where there are no pages.
+    Scores are page R-precision, or nDCG@10 without pages.
     """
     by_query = [result.topics[topics].by_query for result in results]
     measure = next(name for name in map(str, TESTED) if all(name in values for values in by_query))

@@ -1,4 +1,4 @@
-"""Commands of a job: fills in their placeholders, hashes all that they depend on, and runs each as a process."""
+"""The commands of a job: fills in placeholders, hashes everything that they depend on, and runs each as a process."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ READ = 20  # passages that a reader is given
 
 
 class Commands:
-    """The commands of a study whose jobs work under `work`.
+    """The commands of a study, whose jobs work in folders under `work`.
 
     Args:
         collection: name or folder of the collection.
-        passages: its fingerprint.
-        models: folder of each model that the conditions name.
+        passages: fingerprint of the collection's passages.
+        models: the folder of each model that the conditions name.
 
     Raises:
-        InputError: for a model that they do not name.
+        InputError: for a model that the conditions do not name.
     """
 
     def __init__(self, study: Study, work: Path, collection: str, passages: str, models: Mapping[str, str]) -> None:
@@ -48,11 +48,13 @@ class Commands:
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
-        """The folder of a job, named by a hash of its content: an edited job gets a new one, and the old one stays."""
+        """The folder of a job, named by a hash of its content: a changed job gets a new folder, and the old one
+        stays.
+        """
         return self.work / job.condition / str(job.seed) / self.content(job)
 
     def require_models(self, jobs: Collection[Job]) -> None:
-        """Raises InputError for a model that these jobs need and that was not given or has no weights."""
+        """Raise InputError if a model that these jobs need was not given or has no weights."""
         named = self._named_models(jobs)
         if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
             raise InputError(f"--models: the jobs need {' '.join(missing)}; give NAME=FOLDER for each")
@@ -60,7 +62,9 @@ class Commands:
             self._weights(name)
 
     def made_of(self, job: Job, templates: Sequence[str]) -> dict[str, Any]:
-        """What the output of commands depends on: words, weights, files beside the conditions, passages, other jobs."""
+        """Everything that the output of commands depends on: words, weights, files beside the conditions, passages,
+        other jobs.
+        """
         names = {name for template in templates for name in placeholders(template)}
         candidates = {name: values for name, values in self.study.candidates(job.condition).items() if name in names}
         others = names | {each for values in candidates.values() for each in values.values()}
@@ -80,7 +84,7 @@ class Commands:
         }
 
     def fill(self, job: Job, template: str) -> list[str]:
-        """The words of a command to run. What `best` stands for is chosen now at the latest."""
+        """The words of a command to run. This also makes the choice for `best`, if it has not been made."""
         outputs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
         candidates, path = self.study.candidates(job.condition), self._best_file(job)
         if candidates and not path.is_file():
@@ -93,7 +97,7 @@ class Commands:
         return fill_command(template, {**self._models, **outputs, **own, **self._texts(job, self.best(job))})
 
     def describe(self, job: Job, template: str) -> str:
-        """A command for a record, with names instead of paths."""
+        """A command in the form for records, with names instead of paths."""
         return " ".join(fill_command(template, self._names(job, self.best(job))))
 
     def scoring_commands(self, job: Job) -> dict[str, str]:
@@ -113,7 +117,9 @@ class Commands:
         return given | {name: self._builtin(name) for name in sorted(builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
-        """What was chosen for `best`: placeholder -> value -> held-out score, best first; empty before the choice."""
+        """The choice for `best`: for each placeholder, the values with their held-out scores, best first; empty before
+        the choice.
+        """
         path = self._best_file(job)
         chosen = self.study.candidates(job.condition) and path.is_file()
         return read_json(path, dict[str, dict[str, float]]) if chosen else {}
@@ -152,7 +158,7 @@ def builtin_models(templates: Sequence[str]) -> set[str]:
 
 
 def fill_command(template: str, names: Mapping[str, object]) -> list[str]:
-    """The words of a command with its placeholders filled in; each value stays within one word."""
+    """The words of a command with its placeholders filled in; a value never splits into several words."""
     return [word.format_map(names) for word in shlex.split(template)]
 
 
@@ -165,30 +171,29 @@ def _hash_weights(name: str, folder: Path) -> str:
 
 
 class Spent(NamedTuple):
-    """What a command took over all its processes: seconds, bytes of memory at the peak, and the number of processes."""
+    """The resources that a command used over all its processes: seconds, peak memory in bytes, number of processes."""
 
     seconds: float
     peak_bytes: int
     processes: int = 1
 
     def facts(self) -> dict[str, float]:
-        """For a record, where one process goes without saying."""
+        """The figures for a record; the number of processes only if there were several."""
         return {name: value for name, value in self._asdict().items() if name != "processes" or value > 1}
 
 
 def run_process(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
-    """Runs `python -m taco_ir.<words>`, which ends with this process at the latest.
+    """Run `python -m taco_ir.<words>` as a process that cannot outlive this one.
 
     Args:
-        name: of the job, for errors.
+        name: name of the job, for errors.
         environment: added to this process's own.
-        log: gets what the command prints.
-        begun: keeps when each process of the command began, and its seconds and peak once it ended. A process whose end
-            nobody saw, since this one was killed too, is counted without them. The caller removes the file when it has
-            kept the sum.
+        log: file for the command's output.
+        begun: file that keeps when each process of the command began, and at its end its seconds and peak memory. If
+            this process was killed too, these are missing. The caller removes the file once it has stored the sums.
 
     Raises:
-        InputError: where the process fails, with its last line.
+        InputError: if the process fails, with its last line of output.
     """
     made = read_json(begun, list[dict[str, Any]]) if begun.is_file() else []
     made.append({"begun": datetime.now(UTC).isoformat(timespec="seconds")})

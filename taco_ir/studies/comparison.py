@@ -1,12 +1,11 @@
-"""Systems of a study and their baselines: which seeds count, and the difference of each query's values to the
-baseline's.
+"""Compares the systems of a study with baselines: which seeds to use, and the difference for each query.
 
-Trainings of two systems on one base are paired by seed, since in a study they start from the same model and negatives:
-both count by the seeds that they have in common.
+If two systems start from the same base model, their trainings are paired by seed, since in a study these share initial
+model and negatives: only seeds that both have are used.
 
-Trainings log their dose, two cosines with the updates of naive training on the same batches. Angles add up at most, so
-two systems that differ in the weighting alone have updates with a cosine of at least cos(a + b), where a and b are
-their angles.
+Trainings log their dose: two cosines between their updates and those of naive training on the same batches. By the
+triangle inequality for angles, two systems that differ only in the weighting have updates with a cosine of at least
+cos(a + b), where a and b are their angles.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ALONE = ("--weighting", "--weighting-options", "--output", "--log-dose", "--log-
 
 
 class System(NamedTuple):
-    """A system on one base, and its scores: seed -> topics -> scores."""
+    """A system on one base model, with its scores by seed and topics."""
 
     system: str
     base: str
@@ -42,7 +41,9 @@ class System(NamedTuple):
         return row_name(self.system, self.base)
 
     def by_query(self, topic: str, measure: str, seeds: Collection[int]) -> Values | None:
-        """Each query's mean over the seeds with the topic [Q]; None if a seed has means alone. Raises: InputError."""
+        """Each query's mean over the seeds that have these topics [Q]; None if a seed has only means. Raises:
+        InputError.
+        """
         scores = [each[topic] for seed, each in self.seeds.items() if seed in seeds and topic in each]
         runs = [each.by_query.get(measure, ()) for each in scores]
         if not runs or not all(runs):
@@ -60,7 +61,9 @@ Pair = tuple[System, System]  # a system and the baseline that it is compared wi
 
 
 def group_systems(results: Sequence[Record]) -> list[System]:
-    """Merges results by system, base and seed. Raises: InputError for topics that two conditions of a seed have."""
+    """Group results by system, base model and seed. Raises: InputError if two conditions of a seed have the same
+    topics.
+    """
     merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
     made_by: dict[tuple[str, int, str], str] = {}
     for result in results:
@@ -76,7 +79,7 @@ def group_systems(results: Sequence[Record]) -> list[System]:
 
 
 def pair_systems(systems: Sequence[System], baselines: Sequence[System]) -> list[Pair]:
-    """Each system with the only baseline, or that on its base; a baseline is compared with nothing."""
+    """Pair each system with the only baseline, or with the one on its base model; baselines are not paired."""
     of_base = {baseline.base: baseline for baseline in baselines}
     only = baselines[0] if len(baselines) == 1 else None
     return [
@@ -93,7 +96,7 @@ def compared_seeds(system: System, baseline: System) -> tuple[Collection[int], C
 
 
 def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: Sequence[str]) -> Differences:
-    """Each system's values by query less its baseline's. Raises: InputError where they are of different queries."""
+    """Each system's values by query minus its baseline's. Raises: InputError if their queries differ."""
     found: dict[str, dict[Column, Values]] = {topic: {} for topic in topics}
     for topic, measure, (system, baseline) in itertools.product(topics, measures, pairs):
         our_seeds, their_seeds = compared_seeds(system, baseline)
@@ -122,9 +125,9 @@ def mean_doses(results: Sequence[Record]) -> dict[str, dict[str, float]]:
 
 
 def note_same_updates(results: Sequence[Record]) -> Iterator[str]:
-    """A note for each two rows that differ in the weighting alone and had nearly the same updates.
+    """Notes on pairs of rows that differ only in the weighting and whose updates were nearly the same.
 
-    Seeds that both have are compared, on mean doses over the training, before and after the optimiser's scaling.
+    Seeds that both rows have are compared, by mean doses over the training, before and after the optimiser's scaling.
     """
     angles: dict[str, dict[tuple[int, tuple[str, ...]], float]] = defaultdict(dict)
     for result in results:

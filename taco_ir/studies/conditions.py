@@ -1,4 +1,4 @@
-"""Conditions files: which systems a study trains and scores, with which seeds, and which of them need which.
+"""Conditions files: which systems a study trains and scores, with which seeds, and which of them depend on others.
 
 A command is a verb of this package that writes into {out}, the folder of its condition. Other placeholders are
 {collection}, {folder} (of the conditions file), {seed}, the names in `models`, and the names of other conditions, which
@@ -45,14 +45,14 @@ class Job(NamedTuple):
 
 
 class Subset(NamedTuple):
-    """A corpus smaller than the collection: the gold passages of all topics, and distractors sampled by the seed."""
+    """A corpus smaller than the collection: the gold passages of all topics, and sampled distractors."""
 
     distractors: Count
     seed: Count = 0
 
 
 class Slice(NamedTuple):
-    """The queries of `topics` whose `meta` has `value` under `field`, scored under a name of their own."""
+    """The queries of `topics` whose `meta` has `value` under `field`, scored under a separate name."""
 
     name: str
     topics: str
@@ -75,7 +75,7 @@ class ConditionsFile(NamedTuple):
 
 
 class Template(NamedTuple):
-    """Keys of a condition that make others: `each` makes a condition of each combination of its values."""
+    """Keys of a condition that generates others: `each` makes a condition from each combination of its values."""
 
     name: str
     each: Mapping[str, tuple[Any, ...]] = {}
@@ -85,15 +85,15 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """One system or a step towards one.
+    """One system of a study, or an intermediate step that others need.
 
     Attributes:
-        commands: run in this order.
-        search: flags of the search that is scored, "" for none.
-        answer: flags of the answers that are scored with it.
-        topics: instead of the study's.
-        corpora: name of a corpus -> seeds that are scored on it.
-        best: placeholder -> pattern of the conditions to choose among.
+        commands: the commands to run, in order.
+        search: flags of the search to score; "" for none.
+        answer: flags of `answer`, if its answers are scored too.
+        topics: topics to use instead of the study's.
+        corpora: by name of corpus, the seeds to score on it.
+        best: by placeholder, the pattern of the conditions to choose from.
     """
 
     name: str
@@ -108,13 +108,13 @@ class Condition:
     best: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> set[str]:
-        """All placeholders of its commands, search and answers."""
+        """All placeholders in its commands, search and answers."""
         return {name for template in (*self.commands, self.search, self.answer) for name in placeholders(template)}
 
 
 @dataclass(frozen=True)
 class Study:
-    """A conditions file, read and checked."""
+    """A conditions file that has been read and checked."""
 
     name: str
     folder: Path
@@ -135,12 +135,12 @@ class Study:
         return (WHOLE, *self.subsets)
 
     def jobs(self) -> list[Job]:
-        """All jobs, the first seeds of all conditions first, so that every system has run before any is repeated."""
+        """All jobs, ordered by seed, so that every system has run once before any is repeated."""
         turns = itertools.zip_longest(*([Job(each.name, s) for s in each.seeds] for each in self.conditions.values()))
         return [job for turn in turns for job in turn if job is not None]
 
     def needs(self, job: Job) -> dict[str, Job]:
-        """The jobs whose output a job reads, by condition. Raises: InputError where one lacks the job's seed."""
+        """The jobs whose output a job reads, by condition. Raises: InputError if one of them lacks the job's seed."""
         candidates = {name for each in self.candidates(job.condition).values() for name in each.values()}
         needed = {}
         for name in sorted((self.conditions[job.condition].names() | candidates) & self.conditions.keys()):
@@ -154,14 +154,14 @@ class Study:
         return needed
 
     def with_needs(self, jobs: Iterable[Job]) -> set[Job]:
-        """Jobs and all that they need, directly or not."""
+        """These jobs and all that they need, directly or indirectly."""
         found = set(jobs)
         while more := {needed for job in found for needed in self.needs(job).values()} - found:
             found |= more
         return found
 
     def candidates(self, condition: str) -> dict[str, dict[str, str]]:
-        """For each placeholder of `best`: the values to choose among, and the condition that tries each."""
+        """For each placeholder of `best`: the values to choose from, with the condition that tries each."""
         found = {}
         for placeholder, text in self.conditions[condition].best.items():
             pattern = re.compile(re.escape(text).replace(r"\*", "(.+)"))
@@ -174,7 +174,7 @@ def placeholders(template: str) -> set[str]:
 
 
 def read_study(path: Path) -> Study:
-    """Reads a conditions file. Raises: InputError naming the file, the condition, the value and what is allowed."""
+    """Read a conditions file. Raises: InputError naming the file, the condition, the value and what is allowed."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     file = check_type(read_toml(path), ConditionsFile, str(path))
@@ -327,7 +327,7 @@ def _check_verb(where: str, words: Sequence[str]) -> None:
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, str]:
-    """The folder of each model, from texts such as bert-tiny=models/tiny. Raises: InputError."""
+    """Parse the folder of each model from texts such as bert-tiny=models/tiny. Raises: InputError."""
     found = {}
     for text in texts:
         name, _, folder = text.partition("=")

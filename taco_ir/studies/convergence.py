@@ -1,6 +1,6 @@
-"""How fast systems learn: steps until held-out queries are ranked nearly as well as a baseline ranks them in the end.
+"""How fast systems learn: the steps until they rank held-out queries nearly as well as a baseline does after training.
 
-Ma et al., IAA, CIKM 2022, call a method learning-efficient if it needs few steps, and about as many with every seed.
+Ma et al., IAA, CIKM 2022, call a method learning-efficient if it needs few steps, and similarly many with every seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Curve = Sequence[tuple[int, float]]  # (step, macro page R-precision on held-out
 
 
 class SystemCurves(NamedTuple):
-    """A system's curves by seed, and its parameters: those trained and the backbone's."""
+    """A system's learning curves by seed, and the number of trained parameters and of the backbone's parameters."""
 
     system: str
     base: str
@@ -29,10 +29,11 @@ class SystemCurves(NamedTuple):
 
 
 def convergence_table(results: Sequence[Record], baseline: str) -> Table:
-    """A row for each system with curves, compared with the baseline of the same base and seed; the fastest first.
+    """A table with a row for each system with curves, compared with the baseline on its base model and seed; fastest
+    first.
 
     Raises:
-        InputError: for a baseline without curves.
+        InputError: for a baseline without learning curves.
     """
     systems = _group_curves(results)
     goals = {
@@ -56,7 +57,7 @@ def convergence_table(results: Sequence[Record], baseline: str) -> Table:
 
 
 def steps_to(curve: Curve, goal: float) -> float | None:
-    """Steps until a curve reaches a goal, on straight lines between its points; None if it does not."""
+    """The steps at which a curve reaches a goal, interpolated linearly; None if it does not."""
     before, low = 0, 0.0
     for number, (step, value) in enumerate(curve):
         if value >= goal:

@@ -1,4 +1,4 @@
-"""Facts of a record beside its scores: how the training went, the size of the system, the machine that it ran on."""
+"""Collects a record's facts besides scores: the course of the training, the size of the system, and the machine."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ LIBRARIES = ("torch", "transformers", "faiss-cpu", "pyserini", "numpy")
 
 
 class Validation(NamedTuple):
-    """What is read of a validation's scores."""
+    """The keys read from a validation's scores."""
 
     macro: float | None = None
 
 
 class LogLine(NamedTuple):
-    """What is read of a line of a training's log."""
+    """The keys read from a line of a training's log."""
 
     step: int
     validation: Validation | None = None
 
 
 def read_curve(training: Path) -> list[tuple[int, float]]:
-    """(step, macro page R-precision) of each validation of the last training under a folder; empty if there is none."""
+    """The (step, macro page R-precision) of each validation in the last training in a folder; empty without any."""
     log = _find_last(training, "log.jsonl")
     lines = [line for _, line in read_log(log, LogLine)] if log else []
     return [
@@ -51,12 +51,12 @@ def read_curve(training: Path) -> list[tuple[int, float]]:
 
 
 def best_validation(training: Path) -> float | None:
-    """The best score of a curve; None without validations. Step 0 does not count, since training did not make it."""
+    """The best score of a curve; None without validations. Step 0 does not count, since it is before training."""
     return max((macro for step, macro in read_curve(training) if step), default=None)
 
 
 def read_sizes(training: Path) -> dict[str, int]:
-    """Parameters trained, and of the whole encoder, in the last training under a folder; empty where there is none."""
+    """The numbers of trained parameters and of all parameters, in the last training in a folder; empty without any."""
     file = _find_last(training, SIZE_FILE)
     return read_json(file, dict[str, int]) if file else {}
 
@@ -71,7 +71,7 @@ def _find_last(training: Path, name: str) -> Path | None:
 
 
 def read_dose(training: Path) -> dict[str, float | None]:
-    """The mean dose of the last training under a folder (`training.dose.Dose`); empty where none was logged."""
+    """The mean dose of the last training in a folder (`training.dose.Dose`); empty if none was logged."""
     from taco_ir.training.dose import mean_dose
     from taco_ir.training.logged import logged_dose
 
@@ -81,7 +81,7 @@ def read_dose(training: Path) -> dict[str, float | None]:
 
 
 def training_facts(training: Path) -> dict[str, Any]:
-    """The curve, the sizes and the dose of a training, those that there are."""
+    """The curve, sizes and dose of a training, as far as they exist."""
     found = {"curve": read_curve(training), "parameters": read_sizes(training), "dose": read_dose(training)}
     return {name: value for name, value in found.items() if value}
 
@@ -101,7 +101,7 @@ def rank_trainings(trainings: dict[str, Path]) -> dict[str, float]:
 
 
 def count_parameters(commands: Iterable[Sequence[str]]) -> int:
-    """Parameters of the folders behind --model and --reader; adapters count with their backbone, hub names as 0."""
+    """The parameters of the models in --model and --reader; adapters include their backbone, hub names count as 0."""
     named = {Path(value).resolve() for words in commands for flag, value in pairwise(words) if flag in MODELS}
     based = {(folder / record.base).resolve() for folder in named if (record := ModelFolder(folder).record) is not None}
     return sum(map(_count_numbers, {path for folder in named | based for path in folder.rglob("*.safetensors")}))
@@ -119,7 +119,7 @@ def _count_numbers(path: Path) -> int:
 
 
 def machine_facts(threads: int, device: str) -> dict[str, Any]:
-    """The machine, the time, the commit and the versions of libraries; dense retrieval needs no Pyserini."""
+    """The machine, time, commit and library versions; Pyserini's only if it is used."""
     processor = f"{platform.machine()}, {os.cpu_count()} cores"
     if device != "cpu":
         import torch

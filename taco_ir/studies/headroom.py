@@ -1,4 +1,4 @@
-"""Headroom of a study's baseline on each corpus, from the values by query of its records."""
+"""Computes the headroom over a study's baseline on each corpus, from the values by query in its records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taco_ir.studies.records import Record
 
 
 class StudyHeadroom(NamedTuple):
-    """Headroom on one corpus of one row, the baseline on one base."""
+    """The headroom on one corpus over one row: the baseline on one base model."""
 
     corpus: str
     row: str
@@ -24,7 +24,7 @@ class StudyHeadroom(NamedTuple):
 
 
 def headroom_tables(results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()) -> list[Table]:
-    """A table for each corpus and base, and one that says of each whether a gain of all the headroom could be shown.
+    """A table for each corpus and base model, and one on whether a gain as large as the headroom could be detected.
 
     Raises:
         InputError: as `study_headroom`.
@@ -38,15 +38,15 @@ def headroom_tables(results: Sequence[Record], baseline: str, measure: str, agai
 def study_headroom(
     results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()
 ) -> list[StudyHeadroom]:
-    """The headroom of a baseline by corpus; where several bases share the baseline, on each base by itself.
+    """The headroom over a baseline by corpus and, if the baseline is on several base models, by base model.
 
     Args:
         baseline: a row's name or a system.
-        against: patterns of the systems that count, by row or system; none: all. Only those on the baseline's base
-            count, and such as BM25, on none, if asked for.
+        against: patterns of the rows or systems to consider; empty: all. Systems on other base models are left out;
+            those without one, such as BM25, count only if named.
 
     Raises:
-        InputError: for a baseline that no record has, or one without values by query.
+        InputError: for an unknown baseline, or one without values by query.
     """
     found = []
     for corpus in dict.fromkeys(result.corpus for result in results):

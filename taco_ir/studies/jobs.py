@@ -39,10 +39,10 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -> list[Job]:
-    """Jobs of these seeds whose condition matches a pattern, with all that they need; all jobs where neither is given.
+    """The jobs with these seeds whose condition matches a pattern, and all that they need; without both, all jobs.
 
     Raises:
-        InputError: for a pattern or a seed that no condition has.
+        InputError: for a pattern or seed without any condition.
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in study.conditions):
@@ -58,7 +58,7 @@ def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -
 
 
 def run_jobs(study: Study, jobs: Container[Job], run: Callable[[Job], None], workers: int) -> dict[Job, str]:
-    """Runs jobs, `workers` at a time, earlier ones first; returns those that failed, and why."""
+    """Run jobs, `workers` at a time, earlier ones first; returns the failed ones with the reasons."""
     rank = {job: place for place, job in enumerate(jobs)}
     sorter = TopologicalSorter({job: [need for need in study.needs(job).values() if need in rank] for job in jobs})
     sorter.prepare()
@@ -91,14 +91,14 @@ def run_jobs(study: Study, jobs: Container[Job], run: Callable[[Job], None], wor
 
 
 class Runner:
-    """Runs the jobs of `study` under `work`, by default `studies/<name>` under the data home.
+    """Runs the jobs of `study` in `work`, by default `studies/<name>` in the data home.
 
     Args:
         collection: name or folder of the collection.
         models: folder of each model that the conditions name.
-        threads: of each process.
-        corpora: those to score on, of the ones that the conditions name; none: all.
-        device: of each process.
+        threads: number of threads for each process.
+        corpora: names of the corpora to score on; empty: all in the conditions.
+        device: device for each process.
 
     Raises:
         InputError: for a corpus or a model that the conditions do not name.
@@ -126,7 +126,7 @@ class Runner:
         self._gold = cache(lambda name: self.collection.load_topics(name).gold_fingerprint)
 
     def folder(self, job: Job) -> Path:
-        """Raises: InputError where models that it needs were not given."""
+        """The folder of a job. Raises: InputError if models that it needs were not given."""
         return self.commands.folder(job)
 
     def is_done(self, job: Job) -> bool:
@@ -134,7 +134,7 @@ class Runner:
         return self.has_run(job) and all(self.record(job, corpus).is_file() for corpus in self.corpora(job))
 
     def has_run(self, job: Job) -> bool:
-        """Whether the study has the job and all its commands are done, so that it can be searched."""
+        """Whether the job is in the study and all its commands are done, so that it can be searched."""
         condition = self.study.conditions.get(job.condition)
         return condition is not None and all(self.step(job, n).is_file() for n in range(len(condition.commands)))
 
@@ -144,7 +144,7 @@ class Runner:
         return [corpus for corpus, seeds in corpora.items() if job.seed in seeds and corpus in self._scored]
 
     def step(self, job: Job, number: int) -> Path:
-        """The file that says that a command of the job is done."""
+        """The file that marks a command of the job as done."""
         return self.folder(job) / f"step-{number}.json"
 
     def runs(self, job: Job, corpus: str) -> Path:
@@ -152,11 +152,13 @@ class Runner:
         return self.folder(job) / f"{corpus}-{self.content(job, corpus)}" / "runs"
 
     def record(self, job: Job, corpus: str) -> Path:
-        """The record of these runs, which says that they are scored."""
+        """The record of these runs, which marks them as scored."""
         return self.runs(job, corpus).with_name("record.json")
 
     def content(self, job: Job, corpus: str) -> str:
-        """A hash of what a score depends on: job, search, passages, subset, slices, queries with their gold, labels."""
+        """A hash of everything that a score depends on: job, search, passages, subset, slices, queries with gold,
+        labels.
+        """
         condition, topics = self.study.conditions[job.condition], self._topics(job, self.collection)
         scored = {
             "job": self.commands.content(job),
@@ -170,7 +172,7 @@ class Runner:
         return fingerprint(scored)
 
     def run(self, job: Job) -> None:
-        """Does what is not done yet. Raises: InputError where a command fails, naming it and its log."""
+        """Run whatever is not done yet. Raises: InputError if a command fails, naming it and its log."""
         folder = self.folder(job)
         with exclusive(folder, wait=False):
             folder.mkdir(parents=True, exist_ok=True)
@@ -186,11 +188,11 @@ class Runner:
         self.keep([job])
 
     def keep(self, jobs: Container[Job]) -> list[tuple[Record, Record]]:
-        """Adds the scores of jobs to the study's records, in place of those made under other conditions.
+        """Add the scores of jobs to the study's records, replacing records made under other conditions.
 
         Returns:
-            Records that stay, since others made them under the same conditions (or before records said which), each
-            with ours.
+            Records from other machines that stay, since their conditions are the same (or not recorded), each with
+            ours.
         """
         results = self.study.results
         known = {each.name: each for each in read_records(results)} if (results / RECORDS).is_file() else {}
@@ -207,7 +209,7 @@ class Runner:
         return stay
 
     def score(self, job: Job, corpus: str, runs: Path) -> Record:
-        """Searches `corpus` as the condition says, into the folder `runs`, and scores it."""
+        """Search `corpus` as the condition says, into the folder `runs`, and score it."""
         condition = self.study.conditions[job.condition]
         collection, source = self._open_corpus(corpus)
         runs.parent.mkdir(parents=True, exist_ok=True)
@@ -286,7 +288,7 @@ class Runner:
 
 
 def make_home(home: Path) -> None:
-    """Make a data home of its own that shares what no model is part of, so that no collection is imported again."""
+    """Make a separate data home that shares everything without models, so that no collection is imported again."""
     home.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (data_home() / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A board as a picture (SVG), in light or dark colours.
+"""Draws a board as an SVG picture in light and dark colours.
 
 Averages are bars, scores on each topic are points, and systems that differ by a number in their names are lines.
 """

@@ -1,8 +1,8 @@
-"""Records of a study: what each run of a system scored, with the values of every query for paired tests.
+"""Records of a study: the scores of each run of a system, with the values of every query for paired tests.
 
-`records.jsonl` has one line for each record, sorted by name, each with a hash of itself; it is made for people and `git
-diff`. `queries.json.gz` maps hashes to values by query, and a record names the hash of its own. Values of a replaced
-record stay until the next write, so the two files fit together whenever a process is killed.
+`records.jsonl` has a line for each record, sorted by name and with a hash of itself, so that people and `git diff` can
+read it. `queries.json.gz` maps hashes to values by query, and each record names the hash of its values. Values of a
+replaced record stay until the next write, so the two files always match, even if a process is killed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class TopicScores:
 
     Attributes:
         queries: number of queries.
-        fingerprint: of the queries with their gold; two runs can be compared query by query where it is equal.
-        means: measure as it prints (`page R-precision`) -> mean over the queries, not rounded.
+        fingerprint: hash of the queries and their gold; only runs with the same can be compared query by query.
+        means: by measure in printed form (`page R-precision`), the mean over the queries, not rounded.
         by_query: measure -> values with six digits, in the order of the topics, of the queries that the measure applies
             to (passage measures need gold passages); empty where only means were kept.
-        part_of: the topics that these are a slice of, "" for whole topics; slices do not enter averages.
+        part_of: for a slice, the topics that it is part of; otherwise "". Slices do not count in averages.
     """
 
     queries: int
@@ -59,12 +59,12 @@ class Record:
         condition: the entry of the conditions file; several may make up one system (a model for each task).
         system: the name of a board's row.
         base: the encoder that training started from, "" for BM25.
-        seed: of the training.
+        seed: random seed of the training.
         corpus: name of the passages searched; scores on different corpora never share a column.
-        passages: their number.
-        collection: their fingerprint.
-        topics: name of topics -> scores.
-        made: commands, versions, seconds, memory and commit, to make it again.
+        passages: number of passages.
+        collection: fingerprint of the passages.
+        topics: scores by name of topics.
+        made: commands, versions, seconds, memory and commit, to reproduce it.
     """
 
     condition: str
@@ -79,7 +79,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Its name among the records of its study."""
+        """The record's name, unique in its study."""
         return f"{self.condition}.{self.seed}.{self.corpus}"
 
     @property
@@ -92,7 +92,7 @@ class Record:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Adds a record to a folder's, replacing the one of its name. The values are written first."""
+    """Add a record to a folder's records, replacing one of the same name. Its values are written first."""
     with exclusive(folder / RECORDS):
         before = {each.name: each for each in read_records(folder)} if (folder / RECORDS).is_file() else {}
         after = [each for _, each in sorted({**before, record.name: record}.items())]
@@ -113,7 +113,7 @@ def _line(record: Record) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Reads all records of a folder, sorted by name.
+    """Read all records of a folder, sorted by name.
 
     Raises:
         InputError: for a folder without records, or a damaged one, naming file, line and fault.
@@ -149,7 +149,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
-    """Reads records by name. Raises: InputError for a name that none has."""
+    """Read records by name. Raises: InputError for an unknown name."""
     found = {record.name: record for record in read_records(folder)}
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{folder / RECORDS}: no record is called {missing[0]}; python -m taco_ir.reproduce writes it")
@@ -157,12 +157,12 @@ def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
 
 
 def save_record(path: Path, record: Record) -> None:
-    """Writes one record with its values to a file of its own."""
+    """Write one record with its values to a separate file."""
     write_json(path, {"format": FORMAT, **asdict(record)})
 
 
 def load_record(path: Path) -> Record:
-    """Reads a file of `save_record`. Raises: InputError."""
+    """Read a file written by `save_record`. Raises: InputError."""
     value = read_json(path, dict[str, Any])
     topics = check_type(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
     by_query = {name: scores.pop("by_query", {}) for name, scores in topics.items()}

@@ -1,4 +1,4 @@
-"""Rescoring: searches and scores recorded systems again, and reports every score that moved."""
+"""Rescoring: searches and scores recorded systems again, and reports every score that has changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Recor
     """Records by the name of a system, a row, a condition or the record itself; all records if no name is given.
 
     Raises:
-        InputError: for a name that no record has.
+        InputError: for an unknown name.
     """
     names = [{result.system, result.row, result.condition, result.name} for result in results]
     for row in rows:
@@ -50,17 +50,17 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
 
 
 def sample_records(results: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Samples `count` records, sorted by name. Raises: InputError if there are fewer."""
+    """Sample `count` records, sorted by name. Raises: InputError if there are fewer."""
     if count > len(results):
         raise InputError(f"--random is {count}, but there are only {len(results)} records")
     return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
 
 
 def check_records(results: Sequence[Record], runner: Runner) -> None:
-    """Scores records again and prints every deviation; the new runs of a record are kept only if one is found.
+    """Score records again and print every deviation; new runs are kept only if they deviate.
 
     Raises:
-        InputError: if any score moved by more than the study's tolerance.
+        InputError: if any score changed by more than the study's tolerance.
     """
     count, tolerance = 0, runner.study.tolerance
     for recorded in results:
@@ -76,7 +76,7 @@ def check_records(results: Sequence[Record], runner: Runner) -> None:
 
 
 def rescore(runner: Runner, recorded: Record) -> Record:
-    """Searches and scores a record again, in a folder beside the recorded runs, which stay."""
+    """Search and score a record again, in a separate folder; the recorded runs stay."""
     return runner.score(Job(recorded.condition, recorded.seed), recorded.corpus, check_folder(runner, recorded))
 
 

@@ -1,4 +1,4 @@
-"""Scores of a condition's run files, query by query and slice by slice; and whether recorded scores come out again."""
+"""Scores a condition's run files by topics and slice, and compares recorded scores with new ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ANSWERS = "answers"  # the folder of answers beside runs
 def score_runs(
     collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path
 ) -> dict[str, TopicScores]:
-    """Scores `folder/<topics>.trec`, and `answers/<topics>.jsonl` where there are answers, by topics and by slice.
+    """Score `folder/<topics>.trec`, and `answers/<topics>.jsonl` if there are answers, by topics and slice.
 
-    Without pages the measures are those of graded judgments.
+    Without pages, the measures for graded judgments are used.
 
     Raises:
-        InputError: for a run that is missing or of other topics.
+        InputError: for a missing run, or one for other topics.
     """
     page_of = collection.passages.page_of
     measures = MEASURES if collection.passages.has_pages else default_measures(has_pages=False, short=True)
@@ -67,7 +67,7 @@ def _select_scores(topics: Topics, scores: Scores, part_of: str = "") -> TopicSc
 
 
 def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[str], str]:
-    """Compares records that others made with this work folder's: a warning for each that differs, and a summary."""
+    """Compare records from other machines with this work folder's: a warning for each that differs, and a summary."""
     lines = [lines for recorded, found in pairs if (lines := deviations(recorded, found, tolerance))]
     warnings = [f"{each[0]}{f', and {len(each) - 1} more' if len(each) > 1 else ''}" for each in lines]
     return warnings, (
@@ -77,7 +77,9 @@ def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: floa
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:
-    """A line for each mean that moved by more than the tolerance or is in one record only, and for unlike inputs."""
+    """A line for each mean that changed by more than the tolerance or is in only one record, and for different
+    inputs.
+    """
     lines = []
     if (recorded.passages, recorded.collection) != (found.passages, found.collection):
         lines.append(

@@ -1,6 +1,6 @@
-"""Leaderboards as tables and as JSON, with wins and losses against the baseline marked.
+"""Prints leaderboards as tables and as JSON, with significant wins and losses against the baseline marked.
 
-Scores quoted from papers, each with its source, stand in a table of their own, apart from measured ones.
+Scores quoted from papers, each with its source, are in a separate table.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Tests = Mapping[tuple[str, str, str], Comparison]  # by system, base and topics
 
 
 class Leaderboard(tuple[Board, ...]):
-    """The boards of a study, one for each corpus, the largest first."""
+    """The boards of a study, one for each corpus, the largest corpus first."""
 
     def tables(self, brief: bool = True) -> list[Table]:
-        """For each board and measure a row for each system; not `brief`: also slices, and tests if there are any."""
+        """For each board and measure a table with a row for each system; without `brief` also slices and tests."""
         return [table for board in self for table in (brief_tables(board) if brief else board_tables(board))]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each score: corpus, system, base, seeds, topics, measure, mean, sd (over seeds).
+        """A DataFrame with a row for each score: corpus, system, base, seeds, topics, measure, mean, sd (over seeds).
 
         Raises:
-            InputError: where pandas is not installed.
+            InputError: if pandas is not installed.
         """
         found = [
             (board.corpus, row.system, row.base, len(row.seeds), topics, measure, stat.mean, stat.sd)
@@ -68,19 +68,19 @@ def leaderboard(
     without: Sequence[str] = (),
     seed: int = 0,
 ) -> Leaderboard:
-    """Compare the systems of a study by its records; nothing is searched.
+    """Compare the systems of a study from its records, without searching anything.
 
     Args:
-        folder: of the study, with `results`.
-        baseline: a row's name, or a system, that the others are tested against; None: nothing is tested.
-        corpus: only this one.
-        topics: only these, such as ["nq-dev"]; the macro average is over them.
-        measures: such as ["Rprec", "R@20"]; none: all that were recorded.
-        without: names of systems to hide, with `*` for anything; tests stay corrected for them.
+        folder: the study's folder, with `results` in it.
+        baseline: a row's name, or a system, to test the others against; None: no tests.
+        corpus: name of a corpus, to show only this one.
+        topics: names such as ["nq-dev"], to show only these; the macro average is then over them.
+        measures: names such as ["Rprec", "R@20"]; empty: all that were recorded.
+        without: systems to hide (`*` matches any text); tests are still corrected for them.
         seed: of the tests.
 
     Raises:
-        InputError: for a folder without records, or a name that none of them has.
+        InputError: for a folder without records, or an unknown name.
 
     Examples:
         >>> boards = taco_ir.leaderboard("runs/minikilt", corpus="part", measures=["Rprec"])
@@ -98,13 +98,13 @@ def leaderboard(
 def make_leaderboard(
     results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str], without: Sequence[str]
 ) -> Leaderboard:
-    """The boards of records, as `leaderboard`; measures as they print."""
+    """The boards for records, with the arguments of `leaderboard`; measures in printed form."""
     check_patterns(results, without)
     return Leaderboard(hide_rows(make_boards(results, baseline, seed, measures), without))
 
 
 def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
-    """Boards as text in one of the forms of `evaluation.tables`, one after the other; scores quoted from papers last.
+    """Boards as text in one of the forms of `evaluation.tables`, followed by scores quoted from papers.
 
     Args:
         brief: one table for each board and measure, without slices, tests and quoted scores.
@@ -115,7 +115,7 @@ def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
 
 
 def board_tables(board: Board) -> list[Table]:
-    """Tables of scores and, with a baseline, of tests for each measure; then doses and notes, if there are any."""
+    """For each measure a table of scores and, with a baseline, one of tests; then notes, if there are any."""
     tables = []
     for measure in board.measures:
         tables.append(score_table(board, measure))
@@ -129,7 +129,7 @@ def _select_tests(board: Board, measure: str) -> Tests:
 
 
 def score_table(board: Board, measure: str) -> Table:
-    """A row for each system: scores on whole topics, their macro average, then slices, which do not enter it."""
+    """A table with a row for each system: scores on topics, their macro average, then slices."""
     names = [*board.topics, *([MACRO] if len(board.topics) > 1 else []), *board.slices]
     tests = _select_tests(board, measure)
     columns = [_score_column(board.rows, tests, name, measure) for name in names]
@@ -157,7 +157,9 @@ def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: st
 
 
 def brief_tables(board: Board) -> list[Table]:
-    """Tables of whole topics for each measure, deviations at the average alone; then doses and notes."""
+    """A table of scores on topics for each measure, with deviations only for the average; then notes, if there are
+    any.
+    """
     tables = []
     short = {name: name.removesuffix("-dev") for name in board.topics}
     for measure in board.measures:
@@ -193,7 +195,7 @@ def _note_tables(board: Board) -> list[Table]:
 
 
 def difference_table(board: Board, measure: str) -> Table:
-    """A row for each system: its difference to the baseline in the overall column, and where it wins and loses."""
+    """A table with a row for each system: its difference from the baseline overall, and where it wins and loses."""
     tests = _select_tests(board, measure)
     rows: list[list[Cell]] = []
     for row in board.rows:
@@ -220,7 +222,7 @@ def difference_table(board: Board, measure: str) -> Table:
 
 
 def board_json(boards: Sequence[Board], quoted: Sequence[Quoted]) -> str:
-    """Everything as JSON with all digits; what does not exist is null or missing."""
+    """Everything as JSON with all digits; missing values are null or left out."""
     value = {
         "boards": [_board_dict(board) for board in boards],
         "quoted": {"title": TITLE, "rows": [row._asdict() for row in quoted]},
@@ -244,7 +246,7 @@ FILE = Path(__file__).with_name("published.toml")
 
 
 class Quoted(NamedTuple):
-    """A paper's row: per cent by task (those that the paper gives), their average, and where it stands."""
+    """A row quoted from a paper: per cent by task (as far as given), their average, and the source."""
 
     system: str
     scores: Mapping[str, float]
@@ -258,7 +260,7 @@ def read_published() -> list[Quoted]:
 
 
 def quoted_beside(boards: Sequence[Board]) -> list[Quoted]:
-    """The rows of published.toml, which are about KILT's tasks; none beside boards of other tasks."""
+    """The rows of published.toml, which are for KILT's tasks; none beside boards of other tasks."""
     tasks = {canonical_task(name.rpartition("-")[0]) for board in boards for name in board.topics}
     return read_published() if tasks & KINDS.keys() else []
 

@@ -1,4 +1,4 @@
-"""Batches to checkpoints: the loss, the loop, what survives a kill."""
+"""Training: batches, loss, training loop and checkpoints."""
 
 TRACKERS = {
     "tensorboard": "taco_ir.training.trackers:TensorBoard",

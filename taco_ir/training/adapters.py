@@ -1,4 +1,4 @@
-"""Adapters in a training: checks their settings against the base, and builds them on its frozen backbone."""
+"""Adapters in a training: checks their settings against the base model, and builds them on its frozen backbone."""
 
 from __future__ import annotations
 
@@ -70,15 +70,16 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
 def build_adapters(
     settings: AdapterSettings, given: str, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]
 ) -> tuple[Adapters, AdapterRecord]:
-    """Build the adapters that the settings ask for: new ones, or those in `folder` and new ones for its new tasks.
+    """Build the adapters: new ones, or those in `folder` plus new ones for its new tasks.
 
-    A model that gains tasks keeps its old adapters frozen, so that its passage vectors stay valid.
+    If a model gains tasks, its old adapters stay frozen, so that its passage vectors remain valid.
 
     Args:
-        given: the base as the user named it.
+        given: the base model's name, as the user gave it.
 
     Raises:
-        InputError: for a width or budget that the method does not take, or settings unlike the folder's adapters.
+        InputError: for a width or budget that the method does not allow, or settings that differ from the folder's
+            adapters.
     """
     old = ModelFolder(folder).record
     shape = shape_of(backbone)
@@ -168,12 +169,12 @@ def _refuse_other_adapters(settings: AdapterSettings, old: AdapterRecord, folder
 
 
 def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderConfig:
-    """The configuration of a model that gets further training of its adapters, which keeps what it says of other tasks.
+    """The configuration for training a model's adapters further; other tasks keep their settings.
 
-    What it says of passages stays too where their adapter does not train.
+    Settings for passages are kept too, if the passage adapter is not trained.
 
     Raises:
-        InputError: for another way to read passages where those indexed must stay valid.
+        InputError: for changed passage settings, if indexed passage vectors must remain valid.
     """
     if ModelFolder(folder).record is None or model.record is None:
         return model.config
@@ -198,7 +199,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:
-    """Raise InputError where a prompt with positions of its own and the longest text exceed the backbone's `limit`."""
+    """Raise InputError if a prompt with positions and the longest text together exceed the backbone's `limit`."""
     config, record = model.config, model.record
     longest_text = max(config.query_length, config.passage_length, *config.query_lengths.values())
     if record is not None and is_shifted(record.method, record.positions) and record.width + longest_text > limit:
@@ -209,7 +210,7 @@ def check_positions(model: DualEncoder, limit: int) -> None:
 
 
 def probe_adapters(model: DualEncoder) -> None:
-    """Raise InputError where an adapter has no effect on this backbone (see `Adapters.check`)."""
+    """Raise InputError if an adapter has no effect on this backbone (see `Adapters.check`)."""
     adapters = model.adapters
     if adapters is None:
         return
@@ -224,7 +225,7 @@ def probe_adapters(model: DualEncoder) -> None:
 
 
 def describe_adapters(model: DualEncoder) -> str:
-    """Lines for the announcement: how many numbers each adapter trains and stores; none without adapters."""
+    """Lines that say how many parameters each adapter trains and stores; empty without adapters."""
     adapters, record = model.adapters, model.record
     if adapters is None or record is None:
         return ""

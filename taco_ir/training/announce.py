@@ -1,4 +1,4 @@
-"""Says what a training is about to do before it starts: its tasks, negatives, parameters and memory."""
+"""Describes a training before it starts: its tasks, negatives, parameters and memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def announce(
     weighting_bytes: float,
     validated: bool = True,
 ) -> str:
-    """Everything that is said before the first step.
+    """The whole text to print before the first step.
 
     Args:
-        weighting_bytes: memory of the weighting beside the gradients of one task.
-        validated: whether the model is measured while it trains.
+        weighting_bytes: memory of the weighting, in addition to the gradients of one task.
+        validated: whether the model is validated during training.
     """
     retrieval = [each for each in objectives if each.phase == RETRIEVAL]
     beside = [each for each in objectives if each.phase != RETRIEVAL]
@@ -53,7 +53,7 @@ def announce(
 def describe(
     objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
 ) -> str:
-    """The tasks of retrieval as a table; then what is trained, and the most memory that it takes."""
+    """A table of the retrieval tasks, followed by the number of trained parameters and the peak memory."""
     rows = [
         _row(each, each.sampler)
         for each in objectives
@@ -67,7 +67,7 @@ def describe(
 def describe_cost(
     objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
 ) -> str:
-    """How many parameters are trained, and the most memory that it takes."""
+    """A sentence on the number of trained parameters and the expected peak memory."""
     model, processes = objectives[0].model, objectives[0].means.processes.world
     trained = sum(param.numel() for _, param in model.trained_parameters())
     every = sum(param.numel() for param in model.parameters())
@@ -99,7 +99,7 @@ def _with_held(model: DualEncoder, more: float) -> str:
 
 
 def describe_peak(model: DualEncoder) -> str:
-    """The memory that a training took, to compare with what was announced."""
+    """A sentence on the memory that a training really took, to compare with the announcement."""
     import torch
 
     device = model.device

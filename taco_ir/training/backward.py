@@ -1,4 +1,4 @@
-"""Computes gradients of texts in chunks of similar length, with GradCache where memory does not hold all activations.
+"""Computes gradients of texts in chunks of similar length, with GradCache if the activations do not fit in memory.
 
 GradCache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021.
 """
@@ -26,11 +26,11 @@ PASS_TOKENS_ELSEWHERE = 1 << 15  # launching kernels takes an accelerator longer
 
 @dataclass(frozen=True)
 class Arithmetic(Settings):
-    """How the encoder computes.
+    """How the encoder computes during training.
 
     Attributes:
         bf16: multiply matrices in bfloat16.
-        gradcache: texts whose activations are kept at once (GradCache); 0 keeps those of all texts.
+        gradcache: number of texts whose activations are kept at once (GradCache); 0: all texts.
     """
 
     bf16: bool = False
@@ -47,10 +47,10 @@ def backward(
     arithmetic: Arithmetic,
     seed: Sequence[int | str],
 ) -> Tensor:
-    """Add the gradient of `loss_of(vectors [N, D])` to .grad of the parameters; returns the loss, a scalar.
+    """Add the gradient of `loss_of(vectors [N, D])` to .grad of the parameters; returns the scalar loss.
 
-    Each chunk's dropout is a function of `seed` and the chunk's number, so that GradCache's second pass repeats the
-    first, and a resumed training repeats one that did not stop.
+    Each chunk's dropout depends only on `seed` and the chunk's number, so GradCache's second pass repeats the first,
+    and a resumed training gives the same result.
     """
     chunks = list(_plan_chunks(model, texts, arithmetic.gradcache))
 
@@ -102,14 +102,14 @@ def _plan_chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterat
 
 
 def chunk_by_length(lengths: Sequence[int], device: torch.device, most: int = 0) -> list[list[int]]:
-    """Divide texts into chunks of similar length, the longest first, that take a device the least time.
+    """Divide texts into chunks of similar length, longest first, minimising the time on a device.
 
     Args:
         lengths: tokens of each text.
-        most: texts of a chunk; 0: any number.
+        most: maximum number of texts in a chunk; 0: no limit.
 
     Returns:
-        The places of each chunk's texts in `lengths`.
+        For each chunk, the positions of its texts in `lengths`.
     """
     tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS_ELSEWHERE)
     fixed = PASS_TOKENS.get(device.type, PASS_TOKENS_ELSEWHERE)
@@ -119,7 +119,7 @@ def chunk_by_length(lengths: Sequence[int], device: torch.device, most: int = 0)
 
 
 def plan_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
-    """Cut texts into chunks so that padded tokens and passes cost the least; returns the end of each chunk.
+    """Cut texts into chunks with the least total cost of padded tokens and passes; returns the end of each chunk.
 
     The cost of a chunk from `start` is a linear function of its end, less steep for later starts, and its end is at
     most `last[start]`, which grows with the start. So of two starts the later one is better from some end on, and stays
@@ -128,7 +128,7 @@ def plan_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> lis
     Args:
         lengths: descending.
         most, tokens: limits of a chunk: its texts, and the padded tokens of one with several texts.
-        fixed: cost of a pass beside its tokens, in tokens.
+        fixed: fixed cost of a pass, in tokens.
     """
     last = [start + max(1, min(most, tokens // length if length else most)) for start, length in enumerate(lengths)]
     above: list[int] = []  # of each start: the cost of all texts before it, minus its own length times its position

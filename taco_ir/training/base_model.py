@@ -1,4 +1,4 @@
-"""Makes a base model the encoder that is trained: its prompts, lengths, head and adapters, and what stays frozen."""
+"""Turns a base model into the encoder to train: prompts, lengths, head and adapters, and which weights are frozen."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ UNSAID = (None, 0, NONE)  # values with which settings or base leave the choice 
 def start_encoder(
     settings: TrainSettings, base: Path, tasks: Sequence[str], checkpoint: Path | None = None
 ) -> DualEncoder:
-    """The model in `base`, or in a checkpoint that was made of it, as the settings train it, with the heads it needs.
+    """The encoder to train, from the model in `base` or a checkpoint of it, with the heads that it needs.
 
     Raises:
-        InputError: for a base that cannot be trained as the settings say.
+        InputError: for a base model that cannot be trained with these settings.
     """
     run, encoder, adapters, objectives = settings.run, settings.encoder, settings.adapters, settings.objectives
     folder = checkpoint or base
@@ -90,14 +90,15 @@ def build_encoder(
     kind: type[DualEncoder] = DualEncoder,
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> DualEncoder:
-    """Loads the base model in `folder` and makes it the encoder that the settings describe.
+    """Load the base model in `folder` and turn it into the encoder that the settings describe.
 
     Args:
         embeds: whether vectors of texts are trained, for retrieval or self-supervised tasks.
         tables: settings of single tasks.
 
     Raises:
-        InputError: for a base that cannot be loaded or tuned as the settings say, or lengths beyond its positions.
+        InputError: for a base model that cannot be loaded or trained with these settings, or lengths beyond its
+            positions.
     """
     own = ModelFolder(folder)
     backbone = own.backbone()
@@ -145,7 +146,7 @@ def build_shared(
     """The encoder in `folder` with the heads that the objectives need: those in the folder, or new ones.
 
     Raises:
-        InputError: as `build_encoder`, and for a base that cannot read or fill in tokens as the objectives ask.
+        InputError: as `build_encoder`, and for a base model that does not support the objectives.
     """
     if adapters.tune != FULL:
         raise InputError(
@@ -175,11 +176,11 @@ def build_pretraining(
     base: Path,
     checkpoint: Path | None,
 ) -> PretrainModel:
-    """The model to pre-train, from the folder of its base or of a checkpoint made of it.
+    """The model to pre-train, from the folder of its base model or of a checkpoint.
 
     Raises:
-        InputError: for a base that cannot be loaded or has two towers or a linear layer, spans beyond its positions, or
-            a part of the loss that it does not fit.
+        InputError: for a base model that cannot be loaded or has two towers or a linear head, spans beyond its
+            positions, or a part of the loss that it does not support.
     """
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(
@@ -222,10 +223,10 @@ def config_for_tasks(
     limit: int,
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> EncoderConfig:
-    """The base's configuration with the tasks' prompts and with lengths of at most `limit` tokens.
+    """The base model's configuration with the tasks' prompts, and with lengths of at most `limit` tokens.
 
-    Where tables set lengths of passages, search reads as many tokens as the longest. A task that its collection calls
-    otherwise has prompt and length under both names, unless the other name is that of a task as well.
+    If tables set passage lengths, search uses the longest. If a collection has another name for a task, prompt and
+    length are under both names, unless the other name belongs to another task.
     """
     lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
     prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}
@@ -251,14 +252,14 @@ def config_for_tasks(
 
 
 def find_other_names(tasks: Sequence[str], tables: Mapping[str, TaskSettings]) -> dict[str, str]:
-    """Names that collections have for tasks, where it is not the table's and only one task has it."""
+    """The names that collections have for tasks, if they differ from the table's and belong to one task only."""
     named = [(canonical_task(tables[task].task or task), task) for task in tasks if task in tables]
     names = [name for name, _ in named]
     return {name: task for name, task in named if name not in tables and names.count(name) == 1}
 
 
 def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
-    """Raise InputError for weights from `folder` that are not finite."""
+    """Raise InputError for infinite or NaN weights from `folder`."""
     for name, param in model.named_parameters():
         if not torch.isfinite(param).all():
             raise InputError(f"--model {folder}: {name} contains infinite numbers or NaN")
@@ -268,7 +269,7 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     """A trained encoder, with all its parameters trainable and without dropout.
 
     Raises:
-        InputError: for a folder that does not say how its model pools, or that lacks weights.
+        InputError: for a folder that does not record its pooling, or that lacks weights.
     """
     model_folder = ModelFolder(folder)
     config, backbone = model_folder.trained_config, model_folder.backbone()
@@ -286,7 +287,7 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
 
 
 def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
-    """How the base model in `folder` pools, by itself or the settings. Raises: InputError where they disagree."""
+    """The pooling of the base model in `folder`, from itself or the settings. Raises: InputError if they contradict."""
     own = ModelFolder(folder)
     if not own.describes_itself:
         plain = own.config(cast("Pooling | None", settings.pooling), settings.normalize, limit)
@@ -304,5 +305,5 @@ def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderC
 
 
 def query_length(task: str, prompts: bool) -> int:
-    """Most tokens of a task's queries in TACO, with those of its prompt."""
+    """The maximum number of tokens of a task's queries in TACO, including the prompt."""
     return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts

@@ -18,18 +18,19 @@ from taco_ir.training.settings import BatchSettings
 
 
 def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[int | None] = ()) -> list[int]:
-    """Divide a step's queries among tasks: task k has batch * N_k^(1/c) / sum_j N_j^(1/c) of them, at least 1.
+    """Divide a batch's queries among tasks: task k gets batch * N_k^(1/c) / sum_j N_j^(1/c), at least 1.
 
-    `shares` gives c: `proportional` 1, `temperature` the setting `share_temperature`, `uniform` infinity. With c = 4
-    these are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: the powers are normalised to sum to 1, as it
-    takes to arrive at those sizes. Quotas are rounded by largest remainders; shares in numbers are taken as they are.
+    `shares` determines c: 1 for `proportional`, the setting `share_temperature` for `temperature`, infinity for
+    `uniform`. With c = 4 these are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: the powers are
+    normalised to sum to 1, which is needed to get those sizes. Results are rounded by largest remainders. Numbers in
+    `shares` are used unchanged.
 
     Args:
         sizes: N_k, examples of each task.
-        given: shares of single tasks, which are taken off the batch first.
+        given: fixed shares of single tasks; the other tasks divide the rest.
 
     Raises:
-        InputError: for a batch smaller than the number of tasks, or not one share for each task.
+        InputError: for a batch smaller than the number of tasks, or a wrong number of shares.
     """
     batch, shares = settings.batch_size, settings.shares
     if any(given):
@@ -83,12 +84,12 @@ def _round(quotas: Sequence[float], total: int) -> list[int]:
 
 
 class TaskBatch(NamedTuple):
-    """One task's queries (B) and passages (N columns) of one step, or a slice of them.
+    """The queries (B) and passages (N columns) of one task in a step, or a slice of them.
 
     Attributes:
         queries: texts without prompt.
-        passages: docid of each column: each query's positives, then its negatives, query after query.
-        positives: each query's own positive columns.
+        passages: docid of each column: for each query in turn, its positives, then its negatives.
+        positives: columns of each query's positives.
         blocked_BN: True where a passage is no negative for a query: it is gold for the query or lies on one of its gold
             pages. A query's own positive columns are never blocked; the same passage in another query's columns is.
         starts: query b brought the columns starts[b] : starts[b + 1]; B + 1 numbers.
@@ -105,14 +106,14 @@ class TaskBatch(NamedTuple):
 def make_batch(
     sampled: Sequence[Sampled], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int
 ) -> TaskBatch:
-    """Choose each example's positives and negatives for its epoch, and lay them out as columns.
+    """Choose each example's positives and negatives for its epoch, and arrange them as columns.
 
     Args:
         sampled: examples of one task, at least one.
         page_of: page of every docid that can become a column.
-        negatives: negatives of each query; fewer where it has fewer, since no passage is twice among its own columns.
-        multi_positive: whether all passages of the chosen evidence set are positives, or one of them.
-        seed: of the choice of positives.
+        negatives: maximum number of negatives for each query; they are never repeated.
+        multi_positive: use all passages of the chosen evidence set as positives, instead of one.
+        seed: random seed for choosing positives.
     """
     examples = [example for example, _ in sampled]
     gold = [choose_set(*each, seed) if multi_positive else (choose_positive(*each, seed),) for each in sampled]
@@ -146,18 +147,18 @@ def slice_batch(batch: TaskBatch, index: int, of: int) -> TaskBatch:
 
 
 def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
-    """The passages of one evidence set, chosen anew every epoch, each set equally likely."""
+    """The passages of one evidence set, chosen at random in every epoch."""
     return example.positives[hash_names(seed, example.qid, epoch, "set") % len(example.positives)]
 
 
 def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
-    """One passage of the chosen evidence set, each equally likely."""
+    """One passage of the chosen evidence set, at random."""
     docids = choose_set(example, epoch, seed)
     return docids[hash_names(seed, example.qid, epoch, "passage") % len(docids)]
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """k negatives, or all where there are fewer: the hardest in the first epoch, then the next k, in a cycle."""
+    """k negatives, or all if there are fewer: the hardest in the first epoch, then the next k, and so on in a cycle."""
     available = example.negatives
     taken, turn = min(k, len(available)), epoch - example.since
     return [available[(turn * taken + place) % len(available)] for place in range(taken)]

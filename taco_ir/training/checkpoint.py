@@ -1,4 +1,4 @@
-"""Checkpoints: the model as search loads it, tensors of the optimiser and the weighting, and the training's progress.
+"""Checkpoints: the model as search loads it, the state of optimiser and weighting, and the training's progress.
 
 A checkpoint is a folder such as `step-00000120` that appears whole; `state.json`, written last, marks it complete. No
 random state is kept: data order and dropout are functions of seed and step.
@@ -34,11 +34,11 @@ class TrainState:
 
     Attributes:
         step: steps done.
-        best: macro average of the best validation; None before the first.
-        best_step: its step.
-        worse: validations since then.
-        skipped: by task, steps skipped because its gradient was not finite.
-        in_a_row: skipped steps since the last good one.
+        best: macro average of the best validation; None before the first validation.
+        best_step: step of the best validation.
+        worse: number of validations since then.
+        skipped: by task, number of steps skipped because its gradient was infinite or NaN.
+        in_a_row: number of skipped steps since the last good one.
     """
 
     step: Annotated[int, 0] = 0
@@ -71,7 +71,7 @@ def write_checkpoint(
 
 
 def remove_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep`, and what a killed process left of one."""
+    """Remove all checkpoints except the last `keep`, and incomplete ones that a killed process left."""
     kept = list_checkpoints(folder)[-keep:]
     for old in folder.glob("step-*"):
         if old not in kept:
@@ -84,7 +84,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The last complete checkpoint of the episode in `folder`; None where there is none."""
+    """The last complete checkpoint of the episode in `folder`, if any."""
     found = list_checkpoints(folder / "checkpoints")
     return found[-1] if found else None
 
@@ -94,7 +94,7 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Load the optimiser's tensors. Raises: InputError for another architecture, or numbers that are not finite."""
+    """Load the optimiser's tensors. Raises: InputError for another architecture, or infinite or NaN values."""
     found = _tensors(checkpoint / OPTIMIZER_FILE)
     params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -115,7 +115,7 @@ def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
     """Load the weighting's state.
 
     Raises:
-        InputError: for another weighting, other tasks, another architecture, or numbers that are not finite.
+        InputError: for another weighting, other tasks, another architecture, or infinite or NaN values.
     """
     path = checkpoint / WEIGHTING_FILE
     found, wanted = _tensors(path), weighting.state_dict()
@@ -144,7 +144,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every number is finite; reads from the device once."""
+    """Whether all numbers are finite; reads from the device only once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()) if tensors else True
 
 
@@ -153,7 +153,8 @@ def resume(
 ) -> TrainState:
     """Load optimiser and weighting from the last checkpoint in `folder`; returns the training's progress.
 
-    Without one, the training begins, with what `settings` keep of the checkpoint `warm` of the episode before.
+    Without a checkpoint, the training starts with the parts of the previous episode's checkpoint `warm` that `settings`
+    keep.
     """
     found = find_latest(folder)
     source = found or warm

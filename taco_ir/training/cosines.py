@@ -1,7 +1,7 @@
-"""Cosines of the tasks' gradients, from small sketches of them that are kept until all tasks of a step are known.
+"""Estimates cosines between the tasks' gradients from small sketches, kept until all tasks of a step are known.
 
 Charikar, Chen, Farach-Colton, Finding Frequent Items in Data Streams, ICALP 2002. A sketch has `width` sums of entries
-under random signs, whose inner products are those of the gradients up to noise.
+with random signs; inner products of sketches equal those of the gradients, up to noise.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Cosines = dict[str, dict[str, float]]  # by task and a later task
 
 
 class GradientSketch:
-    """A count sketch of gradients: `width` sums of entries under random signs, from which cosines can be estimated.
+    """A count sketch of gradients: `width` sums of entries with random signs, from which cosines are estimated.
 
     Entry i of the flat gradient goes to place i mod `width`. Inner products are kept up to noise, sums of gradients
     exactly; a gradient of at most `width` entries is kept as it is. Memory: `width` numbers a gradient, and a dense
     copy of sparse tables while it is computed.
 
     Args:
-        width: sums in a sketch, which make a cosine's error at most sqrt(2 / width); best a prime.
+        width: number of sums, preferably a prime; a cosine's error is at most sqrt(2 / width).
     """
 
     def __init__(self, params: Sequence[Tensor], width: int = SKETCH_WIDTH) -> None:
@@ -58,7 +58,7 @@ class GradientSketch:
 
 
 def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
-    """Cosines of every two sketches, T x T; NaN where one is zero."""
+    """Cosines between all pairs of sketches, T x T; NaN if one of them is zero."""
     rows_TW = torch.stack(list(sketches)).double()
     unit_TW = rows_TW / rows_TW.norm(dim=1, keepdim=True)
     cosines: list[list[float]] = (unit_TW @ unit_TW.T).clamp(-1, 1).tolist()
@@ -66,6 +66,6 @@ def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
 
 
 def pair_cosines(tasks: Sequence[str], sketches: Sequence[Tensor]) -> Cosines:
-    """Cosines of every two tasks once, to six decimals."""
+    """Cosines between all pairs of tasks, each pair once, to six decimals."""
     matrix = compute_cosines(sketches)
     return {a: {b: round(matrix[i][j], 6) for j, b in enumerate(tasks) if j > i} for i, a in enumerate(tasks[:-1])}

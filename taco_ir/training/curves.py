@@ -1,8 +1,8 @@
-"""Learning curves of a training as one HTML page in its folder, made of its log alone.
+"""Draws a training's learning curves as one HTML page in its folder, using only its log.
 
-Losses, validation, the weights of tasks, cosines of their gradients and the dose, over the steps of all episodes. The
-page is written whole while the training runs, so that it can be opened at any time, and a resumed training makes the
-same one. Means over equal numbers of steps keep it small, however long the training is.
+It shows losses, validation, task weights, cosines between gradients, and the dose, over the steps of all episodes. The
+page is rewritten as a whole during training, so you can open it at any time; a resumed training makes the same page.
+Means over equal numbers of steps keep it small, however long the training is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Curves:
         self.starts.append(self.last)
 
     def add(self, step: int, record: Record) -> None:
-        """A line of the log; steps are counted on through the episodes."""
+        """Add a line of the log; steps are counted across episodes."""
         self.last = step
         while step > POINTS * self.width:
             self._double()
@@ -68,7 +68,7 @@ class Curves:
                 own[number] += more
 
     def group(self, group: str) -> dict[str, Curve]:
-        """The curves of a group by name, in the order in which they appeared."""
+        """The curves of a group by name, in order of first appearance."""
         found = {}
         for (of, name), bins in self._bins.items():
             if of == group:
@@ -100,7 +100,7 @@ def _values(record: Record) -> Iterator[tuple[str, str, float]]:
 
 
 class CurvesPage(Watcher):
-    """Writes the learning curves of the training in a folder whenever it pauses."""
+    """Writes the learning curves of the training in a folder whenever the training pauses."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -119,7 +119,7 @@ class CurvesPage(Watcher):
 
 
 def write_missing_page(output: Path) -> None:
-    """Write the page of a training that ended before there was one."""
+    """Write the page of a training that ended without one."""
     if log_files(output) and not (output / CURVES_FILE).is_file():
         Watchers(output, [CurvesPage(output)]).read_all()
 
@@ -143,7 +143,7 @@ def render_curves(curves: Curves) -> str:
 
 
 def summary(curves: Curves) -> str:
-    """What the curves show, in a sentence."""
+    """A sentence that summarises the curves."""
     parts = []
     if loss := curves.group(LOSS):
         first, last = (math.fsum(each.values[at] for each in loss.values()) / len(loss) for at in (0, -1))

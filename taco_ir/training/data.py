@@ -1,4 +1,4 @@
-"""The data of a training: each task's examples, their negatives, which are mined where needed, and validation pools."""
+"""The data of a training: each task's examples, their hard negatives (mined if needed), and validation pools."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ POOL_DEPTH = 100  # BM25 hits of a query from which a validation pool takes its 
 
 
 class Place(NamedTuple):
-    """Where a task's queries and passages are: its name in a collection; and what is set for it alone."""
+    """The place of a task's queries and passages: its name in a collection, with the task's own settings."""
 
     collection: Collection
     task: str
@@ -63,14 +63,14 @@ class Place(NamedTuple):
 
 
 class TrainingData:
-    """The collections and tasks of a training, and the negatives and pools that it mines under `output`.
+    """The collections and tasks of a training, with the negatives and pools that it mines into `output`.
 
-    What is mined of several collections goes into a folder for each: `corpus-1`, `corpus-2`, and so on.
+    With several collections, each has a separate folder for what is mined: `corpus-1`, `corpus-2`, and so on.
 
     Attributes:
-        collection: of the run; tasks without one of their own, and self-supervised tasks, use it.
-        places: where each task of retrieval or reading is.
-        corpora: the collections of these tasks, each once.
+        collection: the training's collection, for self-supervised tasks and tasks without their own.
+        places: the place of each retrieval or reading task.
+        corpora: the collections of these tasks, without repeats.
 
     Only the first process mines; the others wait and read the files.
 
@@ -115,19 +115,19 @@ class TrainingData:
 
     @property
     def reading_names(self) -> list[str]:
-        """What tasks of reading are called beside those of retrieval."""
+        """The names of reading tasks, if they have other names than the retrieval tasks."""
         return [f"{task} reading" if self.tasks else task for task in self.reading]
 
     @property
     def given_shares(self) -> list[int | None]:
-        """The share of a batch that is set for each task of retrieval alone."""
+        """The fixed share of a batch for each retrieval task, if it has one."""
         return [self.places[task].own.share for task in self.tasks]
 
     def check_negatives(self, source: str, hard_pools: bool) -> None:
-        """Raise InputError where negatives of this source or hard passages of pools could be neither mined nor read.
+        """Raise InputError if negatives from this source, or hard passages for pools, can be neither mined nor read.
 
         Args:
-            source: of tasks that have none of their own.
+            source: the source for tasks without their own.
         """
         for collection in self.corpora:
             tasks = [task for task in (*self.tasks, *self.reading) if self.places[task].collection is collection]
@@ -140,15 +140,15 @@ class TrainingData:
                 refuse_other_collection(path, read_sources(path), collection.passages.fingerprint)
 
     def source_of(self, task: str, source: str) -> str:
-        """Where a task's negatives come from, which is `source` unless it has one of its own."""
+        """The source of a task's negatives: its own, or else `source`."""
         return self.places[task].own.negatives or source
 
     def folder_of(self, collection: Collection, folder: Path) -> Path:
-        """Where in an output folder that which is mined of a collection is."""
+        """The folder, in an output folder, for what is mined from a collection."""
         return folder / f"corpus-{self.corpora.index(collection) + 1}" if len(self.corpora) > 1 else folder
 
     def say(self, text: str) -> None:
-        """Print on stderr, in the first process."""
+        """Print to stderr, only in the first process."""
         if self.processes.first:
             print(text, file=sys.stderr)
 
@@ -156,8 +156,8 @@ class TrainingData:
         """Raise InputError where passages, topics, base model or negatives have changed since the training began.
 
         Args:
-            sources: of the negatives of all episodes.
-            passages: whether passages of the run's collection are trained on by themselves.
+            sources: the sources of negatives in all episodes.
+            passages: whether there are tasks that train on passages alone.
         """
         splits = dict.fromkeys(("train", self.validation.validate_on))
         places = [self.places[task] for task in (*self.tasks, *self.reading)]
@@ -174,11 +174,11 @@ class TrainingData:
     def load_negatives(
         self, source: NegativeSettings, folder: Path, model: Path, readable: Mapping[str, Container[str]] | None = None
     ) -> dict[str, Negatives]:
-        """Read the negatives of an episode in `folder`, by task, after mining them where they are not there.
+        """Read the negatives of an episode in `folder`, by task; missing ones are mined first.
 
         Args:
-            model: the model at the episode's start.
-            readable: by task, queries of tasks of reading, which retrieval does not train on.
+            model: the model at the start of the episode.
+            readable: by task, the queries of reading tasks that retrieval does not train on.
         """
         names = [task for task in self.tasks if self.source_of(task, source.negatives) != "none"]
         own = {task: {example.qid for example in self.examples(task)} for task in names}
@@ -188,9 +188,9 @@ class TrainingData:
         return found
 
     def read_mined(self, source: NegativeSettings, folder: Path) -> dict[str, Negatives]:
-        """The negatives that were mined for an episode in `folder`, for whichever queries, by task.
+        """Read the negatives mined for an episode in `folder`, for any queries, by task.
 
-        Empty where some were not mined.
+        Empty if some are missing.
         """
         found: dict[str, Negatives] = {}
         for (collection, own), used in self._by_source(source, dict.fromkeys(self.tasks, ())).items():
@@ -244,7 +244,7 @@ class TrainingData:
         return read_negatives(path, collection.passages.fingerprint)
 
     def mined_path(self, source: NegativeSettings, folder: Path, collection: Collection) -> Path | None:
-        """The file to which an episode in `folder` mines of a collection; None where it does not mine."""
+        """The file for the negatives that an episode in `folder` mines from a collection; None if it does not mine."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_mining_settings(source)))
         files = {"ance": folder, "bm25": self.output}
         if source.negatives not in files:
@@ -254,7 +254,7 @@ class TrainingData:
         )
 
     def mined_files(self, source: NegativeSettings, folder: Path) -> list[Path]:
-        """Files that may have been mined for an episode in `folder`, with the rankings beside them.
+        """Files that may have been mined for an episode in `folder`, and the rankings beside them.
 
         Of several collections these are their whole folders, whose files are mined again where they are of other
         queries, passages or models.
@@ -285,14 +285,14 @@ class TrainingData:
         build_dense(collection, retriever.encoder, name, folder)
 
     def samplers(self, batch: BatchSettings, negatives: Mapping[str, Negatives] | None) -> list[TaskSampler]:
-        """A sampler for each task of retrieval."""
+        """A sampler for each retrieval task."""
         mined = [(negatives or {}).get(task) for task in self.tasks]
         examples = [self.examples(task, own) for task, own in zip(self.tasks, mined, strict=True)]
         shares = divide_batch(batch, [len(each) for each in examples], self.given_shares)
         return build_samplers(self.tasks, examples, shares, self.run.seed, mined)
 
     def examples(self, task: str, negatives: Negatives | None = None) -> list[TrainExample]:
-        """A task's training examples: the sample of its train queries, without those that are held out."""
+        """A task's training examples: a sample of its train queries, without those that are held out."""
         found = self._examples(task)
         return with_negatives(found, TopicsName(self.places[task].task, "train"), negatives) if negatives else found
 
@@ -306,7 +306,7 @@ class TrainingData:
         return self._read[task]
 
     def held_out(self, task: str) -> set[str]:
-        """Texts of a task's train queries that validation uses and training leaves out, under whatever ids."""
+        """Texts of a task's train queries that are used for validation and not for training."""
         if self.validation.validate_on != "train" or task not in self._validated:
             return set()
         return {plain_text(query.text) for query in self._validated[task].queries}
@@ -326,7 +326,7 @@ class TrainingData:
 
     @property
     def validates(self) -> bool:
-        """Whether any task has topics of the split that validation uses."""
+        """Whether any task has topics in the split used for validation."""
         split = self.validation.validate_on
         places = [self.places[task] for task in self._used]
         return any(TopicsName(own.task, split) in own.collection.topics_names for own in places)
@@ -355,7 +355,7 @@ class TrainingData:
         return found
 
     def pools_of(self, collection: Collection) -> list[Pool]:
-        """The validation pools of tasks of retrieval of one collection."""
+        """The validation pools of a collection's retrieval tasks."""
         return [
             pool for pool in self.pools if pool.task in self.tasks and self.places[pool.task].collection is collection
         ]

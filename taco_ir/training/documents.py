@@ -1,4 +1,4 @@
-"""Documents for pre-training, passages or pages, and the spans sampled from them.
+"""Documents for pre-training (passages or pages), and the sampling of spans from them.
 
 Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, ACL 2022
 (coCondenser).
@@ -19,7 +19,7 @@ NEIGHBOURS = 64  # passages that are sampled together, so that pages stay whole
 
 
 class Documents(NamedTuple):
-    """Token ids of passages, end to end, and the passages of each document.
+    """Concatenated token ids of passages, and the passages of each document.
 
     Attributes:
         ids: of all passages, without special tokens; passage p has ids[ends[p] : ends[p + 1]].
@@ -42,10 +42,11 @@ class Documents(NamedTuple):
 
 
 def build_documents(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], shortest: int, by_page: bool) -> Documents:
-    """Group passages, given as (page, token ids), into documents; those of fewer than `shortest` tokens are left out.
+    """Group passages, given as (page, token ids), into documents; passages of fewer than `shortest` tokens are left
+    out.
 
     Args:
-        by_page: whether a document is a page with at least two such passages, or a passage.
+        by_page: documents are pages with at least two such passages; otherwise each passage is a document.
     """
     kept = [(page, ids_L) for page, ids_L in passages if len(ids_L) >= shortest]
     ids = np.concatenate([ids_L for _, ids_L in kept]) if kept else np.zeros(0, dtype=np.int32)
@@ -61,7 +62,7 @@ def build_documents(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], short
 
 
 def sample_rows(count: int, most: int, seed: int) -> list[int]:
-    """Sample `most` of `count` passages in blocks of neighbours; their rows, ascending. 0 takes all."""
+    """Sample `most` of `count` passages in blocks of neighbours; returns rows in ascending order. 0: all."""
     if not 0 < most < count:
         return list(range(count))
     blocks = generator(seed, "passages").permutation(-(-count // NEIGHBOURS)).tolist()
@@ -70,10 +71,10 @@ def sample_rows(count: int, most: int, seed: int) -> list[int]:
 
 
 def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.random.Generator) -> tuple[Ids, Ids]:
-    """Sample two spans of a document that do not overlap, of at most `most` tokens each.
+    """Sample two non-overlapping spans of a document, of at most `most` tokens each.
 
-    They are of two of its passages, or from both sides of a cut through its only one, which must have at least
-    2 x `shortest` tokens; each side has at least `shortest`.
+    They are from two of its passages. If there is only one, it is cut in two, and each side has at least `shortest`
+    tokens.
     """
     if len(passages) > 1:
         first, second = random.choice(len(passages), 2, replace=False).tolist()
@@ -87,6 +88,6 @@ def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.r
 
 
 def sample_window(ids_L: Ids, most: int, random: np.random.Generator) -> Ids:
-    """At most `most` tokens in a row, each place equally likely."""
+    """At most `most` consecutive tokens, starting at a random place."""
     start = int(random.integers(0, max(len(ids_L) - most, 0) + 1))
     return ids_L[start : start + most]

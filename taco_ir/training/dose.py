@@ -1,8 +1,9 @@
-"""The dose of a weighting: how far its updates are from naive training's, the mean of the tasks' gradients.
+"""The dose of a weighting: how much its updates differ from naive training's, which are the mean of the tasks'
+gradients.
 
 A weighting whose updates are nearly the mean can make no difference, so a training logs its dose. AdamW divides each
-parameter's update by the size that its updates had, which undoes part of what a weighting changes: the cosine is taken
-before and after that.
+parameter's update by a running estimate of its size, which undoes part of a weighting's effect. So the cosine is
+measured before and after this scaling.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from taco_ir.weighting.fixed import Naive
 
 
 class Dose(NamedTuple):
-    """How a step's update compares with the mean of the tasks' gradients of the same step.
+    """How a step's update differs from the mean of the tasks' gradients in the same step.
 
     Attributes:
-        cosine: of the two; None where one is zero.
-        scaled_cosine: the same, both divided by AdamW's sqrt(v) + eps as it is after the step.
+        cosine: cosine between the two; None if one is zero.
+        scaled_cosine: the same after dividing both by AdamW's sqrt(v) + eps, as it is after the step.
         opposed: share of the parameters with opposite signs, of those that a task's gradient reached.
         specific: share of the parameters with nearly all weight on one task (`TaskWeighting.specific_share`); None for
             a weighting that has no weights of its own for each parameter.
@@ -48,12 +49,12 @@ def mean_dose(doses: Sequence[Dose]) -> Dose:
 
 
 class DoseMeter:
-    """Measures the dose of every so many steps: `begin`, `add` for each task, then `measure` after the optimiser.
+    """Measures the dose every N steps: call `begin`, `add` for each task, and `measure` after the optimiser's step.
 
     Naive training needs no measuring, and steps of one task have no dose. Memory in a measured step: P floats.
 
     Args:
-        every: steps between measurements; 0: none is made.
+        every: measure every N steps; 0: never.
     """
 
     def __init__(self, params: Sequence[Parameter], weighting: TaskWeighting, every: int) -> None:
@@ -77,7 +78,7 @@ class DoseMeter:
             self._mean = [None] * len(self._params)
 
     def add(self) -> None:
-        """Add the gradient of a task, which stands in .grad of the parameters."""
+        """Add the gradient of a task, which is in .grad of the parameters."""
         for place, param in enumerate(self._params if self._mean else ()):
             if param.grad is not None:
                 if (mean := self._mean[place]) is None:
@@ -89,7 +90,7 @@ class DoseMeter:
         self._wanted, self._mean = False, []
 
     def measure(self, optimizer: Optimizer) -> Dose | None:
-        """The dose of the step, after the optimiser used the update in .grad; None where none is to be measured.
+        """The dose of the step, after the optimiser has applied the update in .grad; None if this step is not measured.
 
         The norm of the update does not matter, so clipping does not.
         """

@@ -1,4 +1,6 @@
-"""The encoder while it trains: one backbone for queries and passages, or two, and what a checkpoint's folder needs."""
+"""The encoder during training: one backbone for queries and passages, or two, and writing it to a checkpoint's
+folder.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,11 @@ LARGE_TABLE = 1024  # rows from which on gradients of the touched rows alone are
 
 
 class Text(NamedTuple):
-    """A tokenised text, and which tower reads it.
+    """A tokenised text, with the tower that reads it.
 
     Attributes:
         tower: a tower's name; with adapters the adapter's, or "" for the backbone alone.
-        labels: ids of the masked tokens, -100 elsewhere; None where nothing is masked.
+        labels: ids of the masked tokens, -100 elsewhere; None without masked tokens.
     """
 
     tower: str
@@ -44,10 +46,10 @@ class Text(NamedTuple):
 
 
 class DualEncoder(nn.Module):
-    """A backbone for queries and one for passages, with one configuration. Tied towers are one module.
+    """A query encoder and a passage encoder with one configuration. If they share weights, both are the same module.
 
     Attributes:
-        config: what a checkpoint's folder says about encoding.
+        config: the configuration to save in checkpoints.
         folder: the model folder that it was loaded from.
         adapters, record: the adapters that train instead of the backbone, and their record; None without adapters.
     """
@@ -83,7 +85,7 @@ class DualEncoder(nn.Module):
         return self.towers[tower]["backbone"]  # type: ignore[index]
 
     def tower_modules(self, tower: str) -> dict[str, Any]:
-        """A tower's modules: `backbone`, and where it has them `head` and `roles`."""
+        """A tower's modules: `backbone` and, if it has them, `head` and `roles`."""
         return dict(self.towers[tower].items())  # type: ignore[operator]
 
     def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
@@ -93,7 +95,7 @@ class DualEncoder(nn.Module):
         return self._tokenize(tower, reader, texts, self.config.max_query_tokens(task), Role.QUERY)
 
     def tokenize_passages(self, passages: Sequence[Passage], length: int = 0) -> list[Text]:
-        """Passages as tokens, at most `length`; 0: as many as in search."""
+        """Tokenise passages, with at most `length` tokens; 0: the length used in search."""
         reader = "passage" if self.record is None else self.record.passage_adapter or ""
         texts = [self.config.passage_text(passage) for passage in passages]
         return self._tokenize("passage", reader, texts, length or self.config.passage_length, Role.PASSAGE)
@@ -103,14 +105,16 @@ class DualEncoder(nn.Module):
         return [Text(reader, ids_L, role=role) for ids_L in ids]
 
     def attach_adapters(self, adapters: Adapters, record: AdapterRecord) -> None:
-        """Train adapters on the backbone, which is frozen, as a head is."""
+        """Freeze the backbone and its head, and train adapters on it instead."""
         for name, module in self.tower_modules("passage").items():
             if name != "backbone":
                 module.requires_grad_(False)
         self.adapters, self.record = adapters, record
 
     def pass_key(self, text: Text) -> tuple[str, Role]:
-        """Equal for texts that one pass can read: of one tower or adapter and, where roles have adapters, one role."""
+        """A key that is equal for texts that can share a forward pass: same tower or adapter and, with role adapters,
+        same role.
+        """
         return text.tower, text.role if self.config.roles in ADAPTER_MARKS else Role.PASSAGE
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
@@ -129,7 +133,7 @@ class DualEncoder(nn.Module):
         return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
     def find_separator(self, candidates: Sequence[str]) -> str:
-        """The first candidate that is a token of the query tower; a colon where none is."""
+        """The first candidate that is a token of the query tower; a colon if there is none."""
         tokenizer = self._tokenizers["query" if self.untied else "passage"]
         return next((text for text in candidates if tokenizer.token_to_id(text) is not None), ":")
 
@@ -143,18 +147,20 @@ class DualEncoder(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Numbers of trained parameters, and of the backbones' own, without adapters."""
+        """The number of trained parameters, and of the backbones' parameters without adapters."""
         every = sum(param.numel() for name in self.towers for param in self.backbone(name).parameters())
         trained = sum(param.numel() for _, param in self.trained_parameters())
         return {"trained": trained, "backbone": every if self.adapters is None else self.adapters.shape.total}
 
     def large_tables(self) -> list[nn.Embedding]:
-        """Embedding tables of which a batch touches few rows."""
+        """Embedding tables of which a batch uses few rows."""
         tables = (module for module in self.modules() if isinstance(module, nn.Embedding))
         return [table for table in tables if table.num_embeddings >= LARGE_TABLE]
 
     def use_sparse_tables(self, sparse: bool) -> None:
-        """Compute gradients of large embedding tables for the touched rows alone, or dense ones, mostly zeros."""
+        """Choose sparse or dense gradients for large embedding tables; sparse ones have only the rows used in a
+        batch.
+        """
         for table in self.large_tables():
             table.sparse = sparse
 
@@ -180,7 +186,7 @@ class DualEncoder(nn.Module):
                 setattr(module, "dropout", share)  # noqa: B010  (T5's attention keeps a number; typed as a module)
 
     def use_plain_attention(self) -> None:
-        """Compute attention as products and a softmax, not by torch's fused kernel, if the backbones use that.
+        """Compute attention by matrix products and a softmax, instead of torch's fused kernel.
 
         In bfloat16 on a CPU the gradient of the fused kernel is slow: with it a step takes a third longer.
         """
@@ -189,14 +195,14 @@ class DualEncoder(nn.Module):
                 backbone.set_attn_implementation("eager")
 
     def checkpoint_gradients(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """Turn on gradient checkpointing: recompute activations in the backward pass instead of keeping them."""
         for name in self.towers:
             adapters = self.adapters or self._marks[name].adapters
             settings = {"use_reentrant": False} | ({"context_fn": adapters.repeated} if adapters else {})
             self.backbone(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
     def as_text_encoder(self) -> TextEncoder:
-        """The same weights as search uses them; leaves the backbones in evaluation mode."""
+        """An encoder for search with the same weights; the backbones are left in evaluation mode."""
         weights = self.record.digest if self.record is not None else "training"
         towers = {}
         for name in self.towers:
@@ -209,7 +215,7 @@ class DualEncoder(nn.Module):
         return TextEncoder(own, self.folder, adapters=self.adapters, record=self.record)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_encoder` reads: a subfolder for each of two towers, or the adapters alone."""
+        """Write a folder that `load_encoder` reads: with two towers a subfolder for each, with adapters only these."""
         if self.adapters is not None and self.record is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.adapters.save(folder)
@@ -234,7 +240,7 @@ class DualEncoder(nn.Module):
         write_description(folder, self.config, int(self.backbone("passage").config.hidden_size))
 
     def save_trained(self, folder: Path) -> None:
-        """Write the model that a training ends with."""
+        """Write the final model of a training."""
         self.save(folder)
 
     def trained_parameters(self) -> list[tuple[str, Parameter]]:

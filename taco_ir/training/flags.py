@@ -48,13 +48,13 @@ PRESETS: dict[str, Values] = {
 
 
 class Verb(NamedTuple):
-    """The settings that a verb of training takes.
+    """The settings of a training verb, which are train or pretrain.
 
     Attributes:
-        keys: those that have a flag and may stand in a file.
-        defaults: where they differ from those of the settings.
-        help: of keys that mean something else to this verb.
-        presets: whether it takes presets, shipped files and episodes.
+        keys: the settings that have a flag and may be in a file.
+        defaults: defaults that differ from those of the settings.
+        help: help texts of keys that mean something else in this verb.
+        presets: whether presets, shipped files and episodes are allowed.
     """
 
     keys: Collection[str]
@@ -107,7 +107,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
 
 
 def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys) -> Values:
-    """Values by key of those flags that were given. Raises: InputError for a value that is not allowed."""
+    """The values of the flags that were given, by key. Raises: InputError for a value that is not allowed."""
     given = given_values(options, {key: RULES[key] for key in keys})
     return checked_keys(given, keys, "", said=as_flag)
 
@@ -115,9 +115,10 @@ def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys)
 def read_settings(
     path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN
 ) -> TrainSettings:
-    """Settings from defaults, a preset, a file and flags, in this order; a flag also overrides the file's episodes.
+    """Combine settings from defaults, a preset, a file and flags; each overrides the one before, also in episodes.
 
-    Where only some episodes choose a weighting, flags about it apply to these, so that one flag compares weightings.
+    If only some episodes choose a weighting, flags about weightings apply to these, so that you can compare weightings
+    with one flag.
 
     Args:
         path: a TOML file, or the name of a shipped configuration.

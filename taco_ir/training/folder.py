@@ -1,6 +1,7 @@
-"""The output folder of a training: its settings, its inputs, and whether it may be continued or replaced.
+"""The output folder of a training: its settings, its inputs, and whether it may be resumed or replaced.
 
-Fingerprints of passages, topics, base model and files of negatives are kept, so that it does not continue with others.
+Fingerprints of passages, topics, base model and negatives files are stored, so that a training never resumes with
+others.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def save_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> TrainSettings:
-    """Settings that were saved. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
+    """Read saved settings. Raises: InputError naming the file, if it is missing, not JSON, or not settings."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a folder that taco_ir.train wrote")
@@ -44,7 +45,7 @@ def load_settings(folder: Path) -> TrainSettings:
 
 
 def begun(output: Path) -> bool:
-    """Whether the training in `output` has made a step; before that, even after mining, its settings may change."""
+    """Whether the training in `output` has made a step; before the first step, its settings may still change."""
     return any(
         next((folder / "checkpoints").glob("step-*"), None)
         or (folder / "model").is_dir()
@@ -59,15 +60,15 @@ def _has_logged_step(log: Path) -> bool:
 
 
 def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Keys whose values must not change when a training is resumed, and do."""
+    """The keys that must not change when a training is resumed, but differ."""
     return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given.get(key)]
 
 
 def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = False) -> None:
-    """Raise InputError where `output` holds something else than a training with these settings.
+    """Raise InputError if `output` holds anything but a training with these settings.
 
     Args:
-        overwrite: it may be a training with other settings, but nothing beside it, nor what these settings start from.
+        overwrite: allow a training with other settings, but no other files, and not the model to start from.
     """
     if not (output / CONFIG_FILE).is_file():
         files = (path for path in output.rglob("*") if path.is_file() and not is_leftover(path))
@@ -107,12 +108,12 @@ def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
 
 
 def remove_run(output: Path, kept: Container[Path] = ()) -> None:
-    """Remove the training in `output`, whose lock is held; its settings stay until others replace them.
+    """Remove the training in `output`; the caller holds its lock. The settings stay until new ones replace them.
 
-    What was written last goes first, so that a process that is killed leaves an unfinished training.
+    The newest files are removed first, so that a killed process leaves an unfinished training.
 
     Args:
-        kept: files that belong to the training that takes its place.
+        kept: files that the new training needs.
     """
     episodes, order = _episodes(output), []
     for folder in reversed(episodes):
@@ -148,10 +149,10 @@ def _refuse_other_kind(output: Path) -> None:
 def inputs_of(
     corpora: Sequence[tuple[Collection, Iterable[TopicsName]]], model: Path, negatives: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Fingerprints of a training's inputs by name; topics that the collection lacks are left out.
+    """Fingerprints of a training's inputs by name; topics missing from the collection are left out.
 
     Args:
-        corpora: each collection with the topics that are used of it.
+        corpora: the collections, each with the topics to use.
         model: the folder of the base model.
         negatives: files of negatives that the user gave.
     """
@@ -169,13 +170,13 @@ def inputs_of(
 
 
 def hash_model(folder: Path) -> str:
-    """Hash of all files of a model's folder whose content matters."""
+    """Hash of all relevant files in a model's folder."""
     files = sorted({path for pattern in READ for path in folder.rglob(pattern) if path.name != CARD and path.is_file()})
     return fingerprint([[str(path.relative_to(folder)), sha256_once(path)] for path in files])
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
-    """Save fingerprints where no training has begun. Raises: InputError naming those that differ."""
+    """Save fingerprints if no training has begun; otherwise raise InputError naming those that differ."""
     path = output / INPUTS_FILE
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))

@@ -1,4 +1,4 @@
-"""Writes a training's log, a line of JSON for every step and validation, and reports to a terminal."""
+"""Writes a training's log, with a JSON line for every step and validation, and reports progress in a terminal."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Reporter:
     """Receives the progress of an episode; this base class ignores it."""
 
     def skip(self, step: int) -> None:
-        """Training resumes after `step`."""
+        """Called when training resumes after `step`."""
 
     def progress(self, step: int, note: str) -> None:
-        """After each step."""
+        """Called after each step."""
 
     def message(self, text: str) -> None:
-        """Something that a user should not miss."""
+        """Called with a message that the user should not miss."""
 
 
 class ConsoleReporter(Reporter):
-    """Prints a progress line and messages on stderr."""
+    """Prints a progress line and messages to stderr."""
 
     def __init__(self, steps: int, what: str = "train") -> None:
         self._progress = Progress(what, steps, "steps")
@@ -46,10 +46,10 @@ class ConsoleReporter(Reporter):
 
 
 class TrainingLog:
-    """Writes `log.jsonl` and passes progress on to a reporter, and lines to watchers.
+    """Writes `log.jsonl`, and passes progress to a reporter and lines to watchers.
 
     Args:
-        folder: where the log is; None: nothing is written (all processes but the first).
+        folder: folder of the log; None: write nothing (all processes except the first).
         step: the step that training resumes after; later lines are dropped.
     """
 
@@ -65,7 +65,7 @@ class TrainingLog:
     def step(
         self, step: int, result: StepResult, rate: float, update_norm: float, seconds: float, dose: Dose | None = None
     ) -> None:
-        """Log a step; one that was skipped has no weights and no update."""
+        """Log a step; a skipped step has no weights and no update."""
         record: dict[str, Any] = {"step": step, "learning_rate": rate, "seconds": round(seconds, 4)}
         record |= {"loss": result.losses, "gradient_norm": result.norms}
         if result.report is None:
@@ -84,13 +84,13 @@ class TrainingLog:
         self._reporter.progress(step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
 
     def validation(self, step: int, scores: Mapping[str, float], what: str) -> None:
-        """Log scores by name; `what` says which measure they are."""
+        """Log scores by name; `what` names the measure."""
         self._write({"step": step, "validation": dict(scores)})
         found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
         self._reporter.message(f"step {step}: {what}: {found}")
 
     def pause(self) -> None:
-        """Let watchers show what there is."""
+        """Let watchers show what has been logged."""
         if self._watchers:
             self._watchers.pause()
 

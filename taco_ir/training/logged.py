@@ -1,6 +1,6 @@
-"""Reads a training's log back, and tells its lines to those who follow a training.
+"""Reads a training's log, and passes its lines to watchers such as pages and trackers.
 
-The log is what holds: pages and trackers are made of its lines alone.
+Pages and trackers are made only from the log's lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Record = Mapping[str, Any]  # a line of the log
 
 
 class LogLine(NamedTuple):
-    """What is read back of a line of the log: its step, and what else it holds by task; None for what is not finite."""
+    """The content of a log line: its step, and its values by task; None for infinite or NaN values."""
 
     step: int
     loss: dict[str, float | None] | None = None
@@ -33,26 +33,26 @@ class LogLine(NamedTuple):
 
 
 class Watcher:
-    """Follows a training by the lines of its log, in order, with steps counted on through its episodes."""
+    """Follows a training through the lines of its log, in order; steps are counted across episodes."""
 
     def episode(self) -> None:
-        """Lines of the next episode follow."""
+        """Called before the lines of the next episode."""
 
     def line(self, step: int, record: Record) -> None:
-        """A line of the log."""
+        """Called with a line of the log."""
 
     def begin(self) -> None:
-        """What the log had has been told: lines that follow are new."""
+        """Called after all earlier lines of the log; lines that follow are new."""
 
     def pause(self) -> None:
-        """After a validation, before a checkpoint, and at the end: what was seen can be shown."""
+        """Called after a validation, before a checkpoint, and at the end, to show what has been seen."""
 
     def close(self) -> None:
-        """The training ends or is stopped."""
+        """Called when the training ends or is stopped."""
 
 
 class Watchers:
-    """Those who follow the training in a folder."""
+    """All watchers of the training in a folder."""
 
     def __init__(self, output: Path, each: Sequence[Watcher] = ()) -> None:
         self._output = output
@@ -60,7 +60,7 @@ class Watchers:
         self._episodes, self._before, self._last = 0, 0, 0
 
     def begin(self, folder: Path) -> None:
-        """An episode begins or resumes in `folder`; tells what its log and those of episodes before it have."""
+        """Begin or resume an episode in `folder`: pass on the lines in its log and in those of earlier episodes."""
         for log in log_files(self._output)[self._episodes :]:
             self._read(log)
             if log.parent == folder:
@@ -71,7 +71,7 @@ class Watchers:
             each.begin()
 
     def read_all(self) -> None:
-        """Tell what the logs of a training that is over have."""
+        """Pass on all log lines of a finished training."""
         for log in log_files(self._output):
             self._read(log)
         self.pause()
@@ -101,13 +101,13 @@ class Watchers:
 
 
 def log_files(output: Path) -> list[Path]:
-    """The logs of a training's episodes that there are, in order."""
+    """The existing logs of a training's episodes, in order."""
     found = sorted(output.glob(f"episode-*/{LOG_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))
     return found or [path for path in [output / LOG_FILE] if path.is_file()]
 
 
 def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
-    """The logged steps with cosines of the tasks' gradients; NaN for a gradient of zeros."""
+    """The logged steps with cosines between the tasks' gradients; NaN for a gradient of zeros."""
     found = []
     for _, line in read_log(folder / LOG_FILE, LogLine):
         if line.cosine:
@@ -117,12 +117,12 @@ def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
 
 
 def logged_dose(folder: Path) -> list[tuple[int, Dose]]:
-    """The logged steps whose dose was measured."""
+    """The logged steps with a dose."""
     return [(line.step, line.dose) for _, line in read_log(folder / LOG_FILE, LogLine) if line.dose]
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and one that was cut short."""
+    """Remove the lines after `step`, and an incomplete last line."""
     kept = [line + "\n" for line, record in read_log(path, LogLine) if step and record.step <= step]
     with writing(path) as sink:
         sink.writelines(kept)

@@ -29,14 +29,14 @@ BEST = "best"
 
 
 class Loop:
-    """Trains one episode in its folder: `checkpoints/`, `log.jsonl`, `best/` if validated, and in the end `model/`.
+    """Trains one episode in its folder: `checkpoints/`, `log.jsonl`, `best/` if validated, and finally `model/`.
 
     Args:
-        validation: measured by the first process; None: nothing is measured, and the last model is kept.
-        warm: a checkpoint of the episode before, whose state is taken over where `weighting` says so.
+        validation: run by the first process; None: no validation, and the last model is kept.
+        warm: a checkpoint of the previous episode, whose state is kept as far as `weighting` says.
         before: how far earlier trainings read the streams of examples. The model's folder says how far they are read
             now: all examples of the training count, even where an earlier model is the best.
-        watchers: those who follow the log.
+        watchers: watchers of the log.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Loop:
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step, watchers)
 
     def run(self) -> Path:
-        """Trains to the end; returns the folder of the model, the best of all validations or the last."""
+        """Train to the end; returns the folder of the model: the best in validation, or else the last."""
         state, plan = self.state, self._plan
         if state.step == 0 and self._validation:
             self._validate()

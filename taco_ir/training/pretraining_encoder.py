@@ -1,4 +1,4 @@
-"""The encoder in pre-training: one pass gives the vector of a text and the loss of its masked tokens."""
+"""The encoder for pre-training: one forward pass gives a text's vector and the loss of its masked tokens."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from taco_ir.training.settings import PARTS, ObjectiveSettings
 
 
 class PretrainModel(DualEncoder):
-    """One backbone with the heads that the parts of the loss need; its output has a row for each text.
+    """One backbone with the heads that the loss needs; its output has a row for each text.
 
     A row holds the vector, D numbers, where spans are contrasted, then the summed cross-entropy of the text's masked
     tokens by the last layer (mlm) and by Condenser. All losses are functions of these rows, so that GradCache works
     for all of them. The folders that it writes are plain Hugging Face ones.
 
     Args:
-        folder: the base or a checkpoint; heads in it are taken over.
+        folder: the base model or a checkpoint; heads in it are used.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PretrainModel(DualEncoder):
         return torch.cat(columns, 1)
 
     def losses(self, rows_BX: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
-        """The loss of each part, a scalar, for rows of texts; where spans are contrasted, pairs are neighbours."""
+        """The scalar loss of each part, from rows of texts; for contrasted spans, pairs must be adjacent."""
         found: dict[str, Tensor] = {}
         tokens = max(labelled(texts), 1)
         for place, part in enumerate(reversed(self.token_parts), 1):
@@ -102,7 +102,7 @@ class PretrainModel(DualEncoder):
         return {part: found[part] for part in PARTS if part in found}
 
     def save(self, folder: Path) -> None:
-        """Write the model of a checkpoint: the backbone and all heads."""
+        """Write the model of a checkpoint: backbone and all heads."""
         self.save_trained(folder)
         if "condenser" in self.token_parts:
             save_head_file(self.condenser, folder / CONDENSER_FILE)
@@ -111,7 +111,7 @@ class PretrainModel(DualEncoder):
         """Write nothing: the training of a retriever says how it pools."""
 
     def save_trained(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder with its tokenizer, and the head with which pre-training can continue."""
+        """Write a plain Hugging Face folder with tokenizer, and the head for continued pre-training."""
         super().save(folder)
         if self.token_parts:
             save_head_file(self.mlm, folder / MLM_FILE)

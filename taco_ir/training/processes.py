@@ -1,4 +1,4 @@
-"""The processes of one training, which torchrun starts; a training without torchrun is a world of one process."""
+"""The processes of one training, started by torchrun; without torchrun there is one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = timedelta(days=7)  # the other processes wait while the first one min
 
 
 class Processes:
-    """This process and those that train with it.
+    """This process and the others that train with it.
 
     Attributes:
         rank: this process's number, from 0; rank 0 alone writes files and prints.
@@ -44,8 +44,8 @@ class Processes:
     def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
         """Sum .grad of `params` and the scalar `loss` over the processes in one exchange; returns the summed loss.
 
-        A parameter without a gradient in every process has none afterwards, as in one process: zeros would let an
-        optimiser with moments or decay move it.
+        A parameter without a gradient in any process has none afterwards, as in one process: with zeros, an optimiser
+        with moments or decay would still change it.
         """
         if self.world == 1:
             return loss

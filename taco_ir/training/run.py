@@ -1,7 +1,7 @@
-"""The driver of a training: episodes one after the other, each resumed at the exact stage and step.
+"""Runs a training: its episodes one after the other, each resumed at the exact stage and step.
 
-A stage is done when its output is there: a file of negatives, an index with its manifest, an episode's `model` folder.
-Xiong et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
+A stage is done if its output exists: a negatives file, an index with its manifest, an episode's `model` folder. Xiong
+et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from taco_ir.training.validation import Pool, PoolValidation, Validation, read_q
 
 
 def train(settings: TrainSettings, overwrite: bool = False) -> Path:
-    """Train an encoder: run all episodes that are not done, or all of them anew; return the trained model's folder.
+    """Train an encoder: run all unfinished episodes, or all of them anew; returns the trained model's folder.
 
     Args:
-        overwrite: replace the training in the output folder, which stays until the first new step is about to be made.
+        overwrite: replace the training in the output folder; it is removed just before the first new step.
 
     Raises:
-        InputError: for a folder that holds something else or a training with other settings, and for anything wrong
-            with data, model or negatives.
+        InputError: for a folder that holds anything else or a training with other settings, and for invalid data, model
+            or negatives.
 
     Examples:
         >>> settings = taco_ir.TrainSettings(tasks=["nq", "fever"], model="taco-mini-backbone", output="out", steps=2)
@@ -76,10 +76,10 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
 
 
 class Training:
-    """A training's episodes, one after the other, and the data that they share.
+    """The episodes of a training, and the data that they share.
 
     Args:
-        anew: remove a training in `output` when the first step is about to be made.
+        anew: remove an earlier training in `output` just before the first step.
     """
 
     def __init__(self, settings: TrainSettings, output: Path, processes: Processes, anew: bool = False) -> None:
@@ -101,18 +101,18 @@ class Training:
             check_weighting(episode.weighting, names)
 
     def check_negatives(self) -> None:
-        """Raise InputError, before anything is loaded, where an episode's negatives could be neither mined nor read."""
+        """Raise InputError, before loading anything, if an episode's negatives can be neither mined nor read."""
         hard_pools = self.settings.validation.pool_hard > 0 and self.data.validates
         for episode in self.episodes:
             self.data.check_negatives(episode.negatives.negatives, hard_pools)
 
     def refuse_other_inputs(self) -> None:
-        """Raise InputError where the training was begun with other passages, topics, base weights or negatives."""
+        """Raise InputError if the training began with other passages, topics, base weights or negatives."""
         alone = self.settings.objectives.self_supervised != NOTHING
         self.data.refuse_other_inputs((episode.negatives.negatives for episode in self.episodes), alone)
 
     def run(self) -> Path:
-        """Runs the episodes that are not done yet; returns the last one's model."""
+        """Run the unfinished episodes; returns the last one's model."""
         model = ModelFolder.find(self.settings.run.model).path
         warm: Path | None = None
         count = len(self.episodes)
@@ -203,12 +203,12 @@ class Training:
 def make_step(
     settings: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0
 ) -> tuple[MultiTaskStep, Plan]:
-    """The training step, and how often it is repeated.
+    """The training step, and the number of steps.
 
-    An epoch ends when every query of retrieval and reading, or every passage where there are none, was sampled once.
+    An epoch ends when every query (or, without queries, every passage) was sampled once.
 
     Args:
-        before: steps of the trainings before, after which the schedule's random choices continue.
+        before: number of steps in earlier trainings, after which the schedule's random choices continue.
     """
     own, optimiser, validation = settings.objectives, settings.optimiser, settings.validation
     tasks = [ScheduledTask(each.phase, len(each.sampler)) for each in objectives]
@@ -224,9 +224,9 @@ def make_step(
 
 
 def make_validation(work: Work, pools: Sequence[Pool], split: str) -> PoolValidation | None:
-    """Measures how queries that are held out rank in pools, and the answers to those of reading tasks.
+    """The validation: ranks held-out queries in pools, and answers held-out questions of reading tasks.
 
-    None where no task has any.
+    None if no task has held-out queries.
     """
     data, questions = work.data, None
     if data.reading:

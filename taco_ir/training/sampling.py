@@ -1,4 +1,4 @@
-"""Sampling: the order in which a training takes its examples, and where the trainings before it stopped.
+"""The order in which a training samples its examples, and where earlier trainings stopped.
 
 Orders are functions of seed, task and epoch, so that all processes, and a resumed training, sample the same batches.
 A model folder's `stream.json` holds the position in each task's stream, from which the next training continues:
@@ -28,7 +28,7 @@ Sampled = tuple[TrainExample, int]  # an example and its epoch
 
 
 class StreamPosition(NamedTuple):
-    """How far a task's stream of examples has been sampled, by all trainings that led to a model.
+    """How far a task's examples have been sampled by all trainings that led to a model.
 
     Attributes:
         examples: fingerprint of the examples and of the seed that orders them; other examples begin a new epoch.
@@ -36,7 +36,7 @@ class StreamPosition(NamedTuple):
         first: the first epoch that sampled them.
         parts: (batches, examples in a batch) of each training since that epoch began.
         batches: batches of this stream in all, whatever their examples.
-        negatives: fingerprint of the mined negatives; "" where there are none.
+        negatives: fingerprint of the mined negatives; "" if there are none.
         since: (epoch, examples sampled in it) when these negatives were first used.
     """
 
@@ -49,7 +49,7 @@ class StreamPosition(NamedTuple):
     since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     def continue_with(self, examples: str, size: int, negatives: str) -> StreamPosition:
-        """Where the stream continues with these examples and negatives. New negatives are used from the hardest on."""
+        """The position to continue from with these examples and negatives; new negatives start from the hardest."""
         now, sampled = self, sum(batches * share for batches, share in self.parts)
         if (examples, size) != (self.examples, self.size):
             begun = -(-sampled // max(self.size, 1))
@@ -69,7 +69,9 @@ class StreamPosition(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What `stream.json` says: steps of all trainings so far and, as `dealt`, the position in each task's stream."""
+    """The content of `stream.json`: steps of all trainings so far and, as `dealt`, the position in each task's
+    examples.
+    """
 
     steps: Annotated[int, 0] = 0
     dealt: Mapping[str, StreamPosition] = {}
@@ -78,7 +80,7 @@ class Stream(NamedTuple):
         return self.dealt.get(task, StreamPosition())
 
     def advance(self, steps: int, positions: Mapping[str, StreamPosition]) -> Stream:
-        """The stream after a training of so many steps, which left these tasks at new positions."""
+        """The content after another training with so many steps, which moved these tasks to new positions."""
         return Stream(self.steps + steps, {**self.dealt, **positions})
 
     def __str__(self) -> str:
@@ -104,14 +106,14 @@ def write_stream(folder: Path, stream: Stream) -> None:
 class EpochSampler:
     """Samples the rows 0..count-1, `share` in a batch, in a new order every epoch.
 
-    Every row comes once in an epoch. A batch may end one epoch and begin the next; no row comes twice in it unless
-    `share` exceeds `count`. The order depends on seed, task, count, and the earlier batches: their number and shares.
+    Every row comes once in each epoch. A batch may end one epoch and begin the next, but repeats no row unless `share`
+    exceeds `count`. The order depends on seed, task, count, and the number and shares of the earlier batches.
 
     Args:
         before: the position where the trainings before this one stopped.
 
     Attributes:
-        first: number of this training's first batch; the trainings before sampled the batches up to it.
+        first: number of this training's first batch; earlier trainings sampled the batches before it.
     """
 
     def __init__(self, count: int, share: int, seed: int, task: str, before: StreamPosition) -> None:
@@ -142,7 +144,7 @@ class EpochSampler:
         return sampled
 
     def position_after(self, batches: int) -> StreamPosition:
-        """The stream's position after so many batches of this training."""
+        """The position after so many batches of this training."""
         return self._before.advance(batches, self.share)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -217,10 +219,10 @@ def build_samplers(
     negatives: Sequence[Negatives | None] = (),
     before: Stream = Stream(),  # noqa: B008  (a tuple)
 ) -> list[TaskSampler]:
-    """A sampler for each task, which continues where the stream `before` is.
+    """A sampler for each task, which continues from the position in `before`.
 
     Args:
-        negatives: the mined ones of each task; empty: none has any.
+        negatives: the mined negatives of each task; empty: no task has any.
     """
     mined = [each.fingerprint if each else "" for each in negatives] or [""] * len(tasks)
     return [

@@ -21,18 +21,18 @@ Active = npt.NDArray[np.bool_]
 
 
 class ScheduledTask(NamedTuple):
-    """A task as a schedule sees it: its phase, one of PHASES, and its number of examples."""
+    """What a schedule knows of a task: its phase, one of PHASES, and its number of examples."""
 
     phase: str
     size: int
 
 
 class Plan(NamedTuple):
-    """How long an episode is.
+    """The length of an episode, and when to validate.
 
     Attributes:
-        steps: all steps of the episode.
-        validate_every: steps between validations.
+        steps: number of steps in the episode.
+        validate_every: number of steps between validations.
         choose_after: validations up to this step neither choose the best model nor count for patience.
     """
 
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
 
 class Schedule:
-    """The tasks of each step, and the number of each task's batch.
+    """Which tasks each step trains on, and the number of each task's batch.
 
     Args:
         active_ST: whether step s trains on task t.
@@ -53,11 +53,11 @@ class Schedule:
         self._before_ST: npt.NDArray[np.int64] = np.cumsum(active_ST, axis=0) - active_ST
 
     def turns(self, step: int) -> list[tuple[int, int]]:
-        """(task, number of its batch) for each task of a step; a task's batches are numbered from 0, without gaps."""
+        """For each task of a step, (task, number of its batch); a task's batches are numbered from 0, without gaps."""
         return [(task, int(self._before_ST[step, task])) for task in np.flatnonzero(self._active_ST[step]).tolist()]
 
     def count_batches(self, steps: int) -> list[int]:
-        """Batches of each task in the first `steps` steps."""
+        """The number of batches of each task in the first `steps` steps."""
         counts: list[int] = self._active_ST[:steps].sum(axis=0).tolist()
         return counts
 
@@ -65,10 +65,10 @@ class Schedule:
 def plan_steps(
     settings: ObjectiveSettings, seed: int, tasks: Sequence[ScheduledTask], steps: int, before: int = 0
 ) -> Active:
-    """Which tasks each step trains on, [S, T], by the schedule of the settings.
+    """Which tasks each step trains on, [S, T], according to the settings' schedule.
 
     Args:
-        before: steps of earlier trainings, whose random numbers are skipped.
+        before: number of steps in earlier trainings, whose random numbers are skipped.
     """
     if settings.schedule == "alternating":
         return alternate(tasks, steps, settings.schedule_alpha, seed, before)
@@ -78,14 +78,14 @@ def plan_steps(
 
 
 def compute_odds(tasks: Sequence[ScheduledTask], alpha: float) -> npt.NDArray[np.float64]:
-    """The probability [T] with which a step trains on each task: size^alpha, normalised."""
+    """The probability [T] that a step trains on each task: size^alpha, normalised."""
     weights_T = np.array([task.size for task in tasks], dtype=np.float64) ** alpha
     odds_T: npt.NDArray[np.float64] = weights_T / weights_T.sum()
     return odds_T
 
 
 def alternate(tasks: Sequence[ScheduledTask], steps: int, alpha: float, seed: int, before: int = 0) -> Active:
-    """One task a step. Each step's task depends on the seed and the step alone, however many steps there are."""
+    """One task for each step, which depends only on the seed and the step, not on the number of steps."""
     random_S = generator(seed, "alternating").random(before + steps)[before:]
     task_S = np.searchsorted(compute_odds(tasks, alpha).cumsum()[:-1], random_S, side="right")
     active_ST: Active = task_S[:, None] == np.arange(len(tasks))
@@ -95,7 +95,7 @@ def alternate(tasks: Sequence[ScheduledTask], steps: int, alpha: float, seed: in
 def sequence_phases(
     tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0
 ) -> Active:
-    """All tasks of a phase, phase after phase.
+    """All tasks of one phase, then of the next, and so on.
 
     With probability `rehearsal` a step trains on an earlier phase instead, each equally likely.
     """
@@ -112,7 +112,7 @@ def sequence_phases(
 
 
 def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
-    """(first step, step after the last) of each phase that has a task."""
+    """For each phase with tasks, (first step, step after the last)."""
     present = _present_phases(tasks, shares)
     whole = sum(present.values())
     ends = [round(steps * sum_ / whole) for sum_ in accumulate(present.values())]
@@ -120,17 +120,17 @@ def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[fl
 
 
 def find_last_phase(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], steps: int) -> int:
-    """First step of the last phase that has any; 0 where the schedule has no phases."""
+    """The first step of the last phase with tasks; 0 if the schedule has no phases."""
     if settings.schedule != "sequential":
         return 0
     return max(start for start, stop in bound_phases(tasks, steps, parse_shares(settings)).values() if start < stop)
 
 
 def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], batches: Sequence[int]) -> int:
-    """Steps until every query has been sampled once, or every passage where no task has queries.
+    """The number of steps until every query (or, without queries, every passage) has been sampled once.
 
     Args:
-        batches: examples in a batch of each task.
+        batches: number of examples in a batch of each task.
     """
     rates = [1.0] * len(tasks)  # share of the steps that train on a task
     if settings.schedule == "alternating":
@@ -146,7 +146,7 @@ def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask
 
 
 def parse_shares(settings: ObjectiveSettings) -> list[float]:
-    """Shares of the steps by phase."""
+    """The shares of the steps for the phases."""
     return [float(share) for share in settings.phase_shares.split(",")]
 
 

@@ -1,7 +1,8 @@
-"""A JSON Schema of the TOML files of `train`, by which editors complete and check them, made from the settings' rules.
+"""A JSON Schema for the TOML files of `train`, with which editors complete and check them; made from the settings'
+rules.
 
-It says what each key may be. What several keys mean together (a setting that would do nothing, shares that are given
-twice) is checked by `TrainSettings` alone, so a few files that it accepts are refused by the training.
+It describes each key separately. Rules that involve several keys (a setting that would do nothing, shares given twice)
+are checked only by `TrainSettings`, so a training may refuse a file that the schema accepts.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SCHEMAS: dict[Any, Schema] = {
 
 
 def schema_of(rules: Rules) -> Schema:
-    """What one value may be: its type, ranges, choices, and the pattern of a text that is tested by one."""
+    """The schema of one value: its type, ranges, choices, and pattern."""
     kind, own = rules
     found = {**SCHEMAS[kind], **{name: own[rule] for rule, name in BOUNDS.items() if rule in own}}
     if "choices" in own:
@@ -65,7 +66,7 @@ def schema_of(rules: Rules) -> Schema:
 
 
 def described(key: str, rules: Rules, default: Any = None) -> Schema:
-    """What one key may be, with its meaning, what it goes with, and its default."""
+    """The schema of one key, with its meaning, when it has an effect, and its default."""
     own = rules[1]
     text = own.get("help", "")
     if only := own.get("only"):

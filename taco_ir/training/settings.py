@@ -1,6 +1,6 @@
-"""The settings of a training in nine sections: each key with its default, meaning and allowed values.
+"""All settings of a training, in nine sections: each key with its default, meaning and allowed values.
 
-Flags, TOML files and saved settings have the keys flat, without sections; `flags.py` reads and writes these.
+In flags, TOML files and saved settings, keys are flat, without sections; `flags.py` reads and writes these.
 """
 
 from __future__ import annotations
@@ -63,18 +63,20 @@ TABLES = tuple[Mapping[str, Any], ...]  # the type of a key
 
 
 def sources_of(run: Any) -> list[str]:
-    """Sources of the negatives of all tasks."""
+    """The sources of negatives of all tasks."""
     return [table.get("negatives", run.negatives) for table in run.task_tables.values()] or [run.negatives]
 
 
 def queries_of_step(shares: str, batch: int) -> int:
-    """Queries of a step over all tasks: the sum of the shares, where they are numbers, else a batch."""
+    """The number of queries in a step over all tasks: the sum of the shares if they are numbers, otherwise the batch
+    size.
+    """
     return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
-    """What is trained on which data, and where the results go."""
+    """Settings for model, data and output."""
 
     collection: str = flag(
         "sample",
@@ -103,7 +105,7 @@ class RunSettings(Settings):
 
 @dataclass(frozen=True)
 class EncoderSettings(Settings):
-    """How the encoder reads texts and makes vectors, and which of its weights train."""
+    """Settings for how the encoder makes vectors from texts, and which weights are trained."""
 
     pooling: str | None = flag(
         None,
@@ -146,7 +148,7 @@ class EncoderSettings(Settings):
 
 @dataclass(frozen=True)
 class AdapterSettings(Settings):
-    """Adapters: small modules that train on a frozen backbone."""
+    """Settings for adapters: small trained modules on a frozen backbone."""
 
     tune: str = flag(
         FULL,
@@ -194,7 +196,7 @@ class AdapterSettings(Settings):
 
 @dataclass(frozen=True)
 class BatchSettings(Settings):
-    """Batches of retrieval and their contrastive loss."""
+    """Settings for retrieval batches and their contrastive loss."""
 
     batch_size: int = flag(64, "queries in a batch, over all tasks", min=1, only=BATCHED)
     shares: str = flag(
@@ -231,7 +233,7 @@ class BatchSettings(Settings):
 
 @dataclass(frozen=True)
 class ObjectiveSettings(Settings):
-    """What the encoder learns beside retrieval: reading, self-supervised tasks, and pre-training on spans."""
+    """Settings for training beyond retrieval: reading, self-supervised tasks, and pre-training on spans."""
 
     reading: tuple[str, ...] = flag(
         NOTHING,
@@ -316,14 +318,14 @@ class ObjectiveSettings(Settings):
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of tasks in the order in which a step takes them: names of `objectives.OBJECTIVES`."""
+        """The kinds of tasks, in the order in which a step trains them: names in `objectives.OBJECTIVES`."""
         if self.pretrains:
             return ["documents"]
         return ["retrieval", "reading", *(name for name in self.self_supervised if (name,) != NOTHING)]
 
     @property
     def shared(self) -> bool:
-        """Whether there are tasks beside retrieval."""
+        """Whether there are tasks other than retrieval."""
         return SEVERAL_KINDS.acts(self)
 
     @property
@@ -333,18 +335,18 @@ class ObjectiveSettings(Settings):
 
     @property
     def masked(self) -> bool:
-        """Whether pre-training fills in masked tokens."""
+        """Whether pre-training predicts masked tokens."""
         return MASKS.acts(self)
 
     @property
     def contrasted(self) -> bool:
-        """Whether pre-training contrasts spans."""
+        """Whether pre-training has a contrastive loss on spans."""
         return CONTRASTS.acts(self)
 
 
 @dataclass(frozen=True)
 class OptimiserSettings(Settings):
-    """How long a training is, and how gradients change weights."""
+    """Settings for the length of a training and for the optimiser."""
 
     learning_rate: float = flag(2e-5, "peak learning rate; it rises linearly, then falls linearly to 0", above=0)
     weight_decay: float = flag(0.01, "AdamW's weight decay", min=0)
@@ -369,7 +371,7 @@ class OptimiserSettings(Settings):
 
 @dataclass(frozen=True)
 class WeightingSettings(Settings):
-    """How the gradients of several tasks become one update."""
+    """Settings for how the gradients of several tasks become one update."""
 
     weighting: str = flag(
         "naive", "how to combine the gradients of the tasks into one update", choices=tuple(WEIGHTINGS)
@@ -385,7 +387,7 @@ class WeightingSettings(Settings):
 
 @dataclass(frozen=True)
 class NegativeSettings(Settings):
-    """Where hard negatives come from."""
+    """Settings for the source of hard negatives."""
 
     negatives: str = flag(
         "bm25",
@@ -403,7 +405,7 @@ class NegativeSettings(Settings):
 
 @dataclass(frozen=True)
 class ValidationSettings(Settings):
-    """When the model is measured, saved and logged."""
+    """Settings for when the model is validated, saved and logged."""
 
     validate_every: int = flag(
         0, "validate every N steps; auto: at the end of each epoch", min=1, named=AUTO, only=MEASURES
@@ -451,7 +453,7 @@ class ValidationSettings(Settings):
 
 @dataclass(frozen=True)
 class TaskSettings(Settings):
-    """What a table [tasks.NAME] sets for one task; None: as the whole training."""
+    """Settings for one task, in a table [tasks.NAME]; None: use the training's setting."""
 
     collection: str | None = flag(
         None, "where its passages and queries come from", test=lambda text: text != "", allowed="a collection"
@@ -475,7 +477,7 @@ class TaskSettings(Settings):
 
     @property
     def given(self) -> Values:
-        """The keys that are not left to the whole training."""
+        """The settings that differ from their default."""
         return {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) != entry.default}
 
 
@@ -485,7 +487,7 @@ class TrainSettings:
 
     Attributes:
         episodes: tables of keys for each episode of the training, in order.
-        task_tables: settings of single tasks by name, where tasks have any; files and arguments call them `tasks`.
+        task_tables: settings of single tasks, by name; files and arguments call them `tasks`.
 
     Raises:
         InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
@@ -578,28 +580,30 @@ class TrainSettings:
             )
 
     def flat(self) -> Values:
-        """All keys with their values, as files have them; `task_tables` only where there are any."""
+        """All keys with their values, in the form of files; includes `task_tables` only if there are any."""
         values = {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
         tables = {name: own.given for name, own in self.task_tables.items()}
         return values | {"episodes": self.episodes} | ({"task_tables": tables} if tables else {})
 
     def replace(self, **keys: Any) -> TrainSettings:
-        """The same settings with these keys instead, and defaults for those that then have no effect."""
+        """The same settings with some keys changed; keys that then have no effect get their defaults."""
         keys = checked_keys(keys, (*KEYS, "episodes", "task_tables"), "")
         return TrainSettings(**_drop_idle({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:
-        """The settings of each episode in order; without episodes, these."""
+        """The settings of each episode in order; without episodes, only these settings."""
         tables = [table for table in self.episodes for _ in range(table.get("repeat", 1))]
         return [self.of_episode(table) for table in tables] or [self]
 
     def of_episode(self, table: Mapping[str, Any]) -> TrainSettings:
-        """These settings with those of an episode's table instead."""
+        """These settings, changed by an episode's table."""
         own = {key: value for key, value in table.items() if key != "repeat"}
         return TrainSettings(**_drop_idle(merge({**self.flat(), "episodes": ()}, own), own))
 
     def check_episodes(self) -> None:
-        """Raise InputError where a weighting does not fit the schedule, or an episode cannot continue from the last."""
+        """Raise InputError if a weighting does not fit the schedule, or an episode cannot continue from the previous
+        one.
+        """
         episodes = self.each_episode()
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
@@ -660,20 +664,22 @@ def require(values: Mapping[str, Any], said: Callable[[str], str] = str) -> None
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that have no effect beside these values (defaults where they are silent), and what they would go with."""
+    """The keys that have no effect with these values (and defaults for the rest), with a description of when they have
+    one.
+    """
     whole = SimpleNamespace(**{**DEFAULTS, "task_tables": {}, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
 
 
 def idle_in_run(values: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that have no effect in any episode, as `idle_keys`."""
+    """The keys that have no effect in any episode, as in `idle_keys`."""
     first, *others = (idle_keys(merge(values, table)) for table in values.get("episodes") or [{}])
     return {key: goes_with for key, goes_with in first.items() if all(key in each for each in others)}
 
 
 def drop_idle(values: Mapping[str, Any]) -> Values:
-    """The values, and those in episodes, that have an effect."""
+    """The values that have an effect, also in episodes."""
     found = _drop_idle(values, ())
     if "episodes" in values:
         found["episodes"] = tuple(
@@ -690,14 +696,14 @@ def _drop_idle(values: Mapping[str, Any], kept: Collection[str]) -> Values:
 
 
 def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` with what is given instead, without the values that have no effect any more."""
+    """`base` changed by `given`, without values that no longer have an effect."""
     found = merge(base, given)
     left = idle_in_run(found).keys() - idle_in_run(base).keys() - given.keys()
     return {key: value for key, value in found.items() if key not in left}
 
 
 def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` with what is given instead: another weighting drops the old one's options, epochs drop the steps."""
+    """`base` changed by `given`; another weighting drops the old options, and epochs drop the number of steps."""
     found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
@@ -711,10 +717,10 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
 def checked_keys(
     values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str
 ) -> Values:
-    """Values as the types of their keys, those of episodes too.
+    """Check values, also those in episodes, and convert them to the types of their keys.
 
     Args:
-        where: precedes a key in messages.
+        where: text to put before a key in messages.
         said: how messages write a key.
 
     Raises:
@@ -743,7 +749,7 @@ def checked_keys(
 
 
 def check_tables(tables: Mapping[str, Any], where: str) -> dict[str, Values]:
-    """Settings of single tasks by name, as their types. Raises: InputError naming table, key and value."""
+    """Check the settings of single tasks, by name. Raises: InputError naming table, key and value."""
     if not isinstance(tables, Mapping) or not tables:
         raise InputError(f"{where}tasks is {abbreviate(tables)}; it must be a list of names, or tables [tasks.NAME]")
     rules, found = rules_of(TaskSettings), {}

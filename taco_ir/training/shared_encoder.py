@@ -1,4 +1,4 @@
-"""One encoder that retrieves, reads and fills in tokens: its model folder serves search, answer and train alike."""
+"""An encoder for retrieval, reading and masked tokens together; its model folder works in search, answer and train."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class SharedEncoder(DualEncoder):
     """A tied encoder with heads for reading and masked tokens.
 
     Attributes:
-        inputs: makes the reader's inputs; set by `add_reader`.
-        words: what texts are masked with; set by `add_mlm`.
+        inputs: builds the reader's inputs; set by `add_reader`.
+        words: the tokens for masking texts; set by `add_mlm`.
     """
 
     inputs: InputBuilder
@@ -59,7 +59,7 @@ class SharedEncoder(DualEncoder):
         self.mlm: MaskedLanguageHead | None = None
 
     def add_reader(self, folder: Path, limits: ReaderConfig) -> None:
-        """Add the reader's head in `folder`, or a new one. Raises: InputError for an encoder that cannot read it."""
+        """Add the reader's head in `folder`, or a new one. Raises: InputError for an unsuitable encoder."""
         if self.config.pooling == "decoder":
             raise InputError(
                 f"{folder}: pooling 'decoder' makes one vector per text, but reading needs one per token; use "
@@ -90,7 +90,7 @@ class SharedEncoder(DualEncoder):
         return token_ids(self._tokenizers["passage"], texts)
 
     def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
-        """Tokenised queries of a task; sentences, the queries of inverse cloze, have no prompt."""
+        """Tokenise queries of a task; sentences, which are the queries of inverse cloze, get no prompt."""
         if task != INVERSE_CLOZE:
             return super().tokenize_queries(texts, task)
         return self._tokenize("passage", "passage", texts, self.config.query_length, Role.QUERY)
@@ -116,7 +116,7 @@ class SharedEncoder(DualEncoder):
         return join_logits(parts, [i for chunk in chunks for i in chunk])
 
     def as_reader(self) -> Reader:
-        """A reader with these weights, which it leaves in evaluation mode."""
+        """A reader with these weights; the model is left in evaluation mode."""
         assert self.reader is not None
         learned = self.tower_modules("passage").get("roles")
         backbone, tokenizer, limits = self.backbone("passage"), self._tokenizers["passage"], self.inputs.config

@@ -28,8 +28,9 @@ class StepResult(NamedTuple):
     """The losses and gradient norms of a step by task, and the weighting's report.
 
     Attributes:
-        report: None for a step that was skipped, because the gradients of the tasks in `not_finite` are not finite.
-        cosines: of the tasks' gradients; None in steps that do not compare them.
+        report: the weighting's report; None if the step was skipped because gradients of the tasks in `not_finite` are
+            infinite or NaN.
+        cosines: cosines between the tasks' gradients; None in steps that do not log them.
     """
 
     losses: dict[str, float]
@@ -40,13 +41,13 @@ class StepResult(NamedTuple):
 
 
 class MultiTaskStep:
-    """Computes the update of a global step from its tasks, equal up to rounding for any number of processes.
+    """Computes the update of a step from all its tasks; up to rounding, it is the same for any number of processes.
 
     Args:
         weighting: combines the gradients of all tasks; a step with only some of them takes the mean of their gradients.
-        schedule: which tasks each step takes; None: all of them.
-        log_cosines: steps between those that compare the tasks' gradients; 0: none does.
-        log_dose: steps between those whose dose is measured; 0: none is.
+        schedule: which tasks each step trains on; None: all.
+        log_cosines: compute the cosines between the tasks' gradients every N steps; 0: never.
+        log_dose: measure the dose every N steps; 0: never.
 
     Attributes:
         dose: measures the dose of the last step, after the optimiser.
@@ -128,16 +129,16 @@ class MultiTaskStep:
         ]
 
     def positions_after(self, steps: int) -> dict[str, StreamPosition]:
-        """The position in each task's stream of examples after so many steps of this training."""
+        """The position in each task's examples after so many steps of this training."""
         batches = self._schedule.count_batches(steps) if self._schedule else [steps] * len(self.objectives)
         return {each.task: each.sampler.position_after(own) for each, own in zip(self.objectives, batches, strict=True)}
 
 
 def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: Sequence[str]) -> TaskWeighting:
-    """The weighting that the settings name, for the trainable parameters of a model and the tasks of these names.
+    """The weighting that the settings name, for a model's trainable parameters and these tasks.
 
     Raises:
-        InputError: for an option that the weighting does not have, or a value that it does not take.
+        InputError: for an unknown option of the weighting, or a value that is not allowed.
     """
     params = [param for _, param in model.trained_parameters()]
     tables = {id(table.weight) for table in model.large_tables()}
@@ -145,7 +146,7 @@ def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: Seque
 
 
 def check_weighting(settings: WeightingSettings, tasks: Sequence[str]) -> None:
-    """Raise InputError, before a model is loaded, where `make_weighting` would."""
+    """Raise the errors of `make_weighting` early, before a model is loaded."""
     _weighting(settings, [Parameter(torch.zeros(1))], tasks, [])
 
 

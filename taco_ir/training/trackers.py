@@ -1,9 +1,9 @@
-"""Trackers, which show the curves of many trainings side by side: each is one class here and a line in `TRACKERS`.
+"""Experiment trackers, which show the curves of many trainings side by side: each is one class, listed in `TRACKERS`.
 
-They get the lines of a training's log, which is what holds: a tracker that fails is told and left out, and training
-goes on. `trackers.json` in the training's folder says by which name each tracker knows it, so that a resumed training
-continues there. Steps since the last checkpoint are then sent again, with the same values. A tracker that is added
-later is first told what the log has.
+Trackers get the lines of a training's log. If a tracker fails, it is reported and left out, and training goes on.
+`trackers.json` in the training's folder keeps the name of the training in each tracker, so that a resumed training
+continues there. Steps since the last checkpoint are then sent again, with the same values. A tracker added later first
+gets all earlier lines.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ Values = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """A place that curves are sent to; all that a new one needs.
+    """The interface of a tracker, to which curves are sent.
 
     Args:
-        output: the folder of the training; its name is the name of the run.
-        settings: of the training, to show beside the curves.
+        output: folder of the training, whose name is the run's name.
+        settings: the training's settings, to show beside the curves.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None: ...
 
     def open(self, run: str | None) -> str:
-        """Begin a run, or continue the one of that name; returns its name."""
+        """Begin a run, or continue the one with this name; returns its name."""
 
     def send(self, step: int, values: Values) -> None:
-        """Numbers by name, such as loss/nq."""
+        """Send numbers by name, such as loss/nq."""
 
     def flush(self) -> None:
-        """Nothing that was sent may be lost from here on."""
+        """Make sure that nothing sent so far can be lost."""
 
     def close(self) -> None:
-        """The training ended or was stopped."""
+        """Called when the training ends or is stopped."""
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the training's folder."""
+    """Writes event files to `tensorboard/` in the training's folder."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = output / "tensorboard", settings
@@ -86,7 +86,9 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; its own variables say where (WANDB_MODE=offline keeps it in the training's folder)."""
+    """Sends curves to Weights & Biases, configured by its own variables (WANDB_MODE=offline keeps them in the
+    training's folder).
+    """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
@@ -117,9 +119,9 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of MLflow, at MLFLOW_TRACKING_URI or else in `mlflow.db` of the training's folder.
+    """Sends curves to MLflow, at MLFLOW_TRACKING_URI or else in `mlflow.db` in the training's folder.
 
-    Each message is a transaction, which takes longer than a small step, so lines are sent together.
+    Each message is a transaction, which takes longer than a small step, so several lines are sent together.
     """
 
     NAMES = re.compile(r"[^\w\-. :/]")  # what may not be in names
@@ -169,7 +171,7 @@ class MLflow:
 
 
 class Trackio:
-    """A run of trackio, in its own folder (TRACKIO_DIR)."""
+    """Sends curves to trackio, in its own folder (TRACKIO_DIR)."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
@@ -193,7 +195,7 @@ class Trackio:
 
 
 class Tracked(Watcher):
-    """Tells a tracker the lines of a training's log, as long as it works."""
+    """Passes the lines of a training's log to a tracker, as long as the tracker works."""
 
     def __init__(self, name: str, output: Path, settings: Mapping[str, Any]) -> None:
         self._name, self._file = name, output / TRACKERS_FILE
@@ -246,7 +248,7 @@ class Tracked(Watcher):
 
 
 def follow(output: Path, names: Sequence[str], settings: Mapping[str, Any]) -> Watchers:
-    """Those who follow a training: its page of learning curves, and the trackers of these names."""
+    """The watchers of a training: its page of learning curves, and the trackers with these names."""
     return Watchers(output, [CurvesPage(output), *(Tracked(name, output, settings) for name in named(names))])
 
 
@@ -255,7 +257,7 @@ def named(names: Sequence[str]) -> list[str]:
 
 
 def require_packages(names: Sequence[str]) -> None:
-    """Raise InputError for a tracker that is not installed; asked before a training's work, not after its mining."""
+    """Raise InputError for a tracker that is not installed; called at the start, before any mining."""
     for name in named(names):
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--track {name} needs the package {name}; `pip install {name}`")
@@ -267,7 +269,7 @@ def read_runs(path: Path) -> dict[str, str]:
 
 
 def numbers(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line by name: those of tasks as loss/nq, of pairs of tasks as cosine/nq/fever."""
+    """The numbers in a log line by name: loss/nq for tasks, cosine/nq/fever for pairs of tasks."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{before}{key}/")

@@ -1,4 +1,6 @@
-"""Validation during training: page R-precision in a fixed pool of passages for each task, and answers read (EM)."""
+"""Validation during training: page R-precision in a fixed pool of passages for each task, and answers of reading tasks
+(EM).
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ HITS = 20  # more than any evidence set has pages, with room for passages of one
 
 
 class Pool(NamedTuple):
-    """Validation queries of a task and the docids that are ranked for each of them: gold, hard, then random, each once.
+    """A task's validation queries, and the docids to rank for each: gold, hard, then random passages, without repeats.
 
     Attributes:
-        hard: docids that a query brought into the pool, by qid.
+        hard: docids of a query's hard passages, by qid.
         random: docids sampled from the whole collection.
     """
 
@@ -44,7 +46,7 @@ class Pool(NamedTuple):
     random: Sequence[str] = ()
 
     def sample_distractors(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
-        """A query's own hard passages, then so many random ones, sampled for it; gold may be among them."""
+        """A query's own hard passages, followed by so many random ones, sampled for it; gold may be among them."""
         places = generator(seed, self.task, qid).choice(
             len(self.random), size=min(random, len(self.random)), replace=False
         )
@@ -52,10 +54,10 @@ class Pool(NamedTuple):
 
 
 def sample_queries(collection: Collection, task: str, split: str, count: int, seed: int) -> Topics | None:
-    """Sample queries of a task that have a gold passage in the collection; None where there are none.
+    """Sample queries of a task that have a gold passage in the collection; None if there are none.
 
     Args:
-        count: most queries. Of a train split at most a fifth, since these are not trained on.
+        count: maximum number of queries. At most a fifth of a train split is taken, since these are not trained on.
     """
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
@@ -72,7 +74,7 @@ def sample_queries(collection: Collection, task: str, split: str, count: int, se
 def build_pool(
     collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int
 ) -> Pool:
-    """Gather the passages that are ranked for the queries of `topics`.
+    """Gather the passages to rank for the queries of `topics`.
 
     Args:
         hard: hard passages by qid.
@@ -87,7 +89,7 @@ def build_pool(
 
 
 class Validation(Protocol):
-    """Measures a model between steps: scores by name; `macro` chooses the best model where `keeps_best`."""
+    """Interface of validations: returns scores by name; `macro` chooses the best model if `keeps_best`."""
 
     what: str
     keeps_best: bool
@@ -96,7 +98,7 @@ class Validation(Protocol):
 
 
 class HeldOutQuestions(NamedTuple):
-    """Held-out questions of a reading task: texts with a gold passage and others to read, and the right answers."""
+    """The held-out questions of a reading task, with passages to read and the right answers."""
 
     task: str
     read: Sequence[tuple[str, Sequence[Passage]]]
@@ -104,13 +106,14 @@ class HeldOutQuestions(NamedTuple):
 
 
 class PoolValidation:
-    """Page R-precision of a model in each task's pool, and the share of right answers (EM) of each reading task.
+    """Validates a model: page R-precision in each task's pool, and the share of right answers (EM) of each reading
+    task.
 
     `macro` is the mean over all of them.
 
     Args:
-        corpora: pools and passages by docid of each collection; empty for a model that reads alone.
-        questions: of reading tasks; None for a model that does not read.
+        corpora: for each collection, pools and passages by docid; empty for a model that only reads.
+        questions: questions of reading tasks; None for a model that does not read.
     """
 
     keeps_best = True
@@ -170,7 +173,7 @@ def read_questions(
 
 
 def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, float]:
-    """Page R-precision by task, its queries ranking its own pool. Passages in several pools are encoded once."""
+    """Page R-precision by task, ranking each query's pool. Passages in several pools are encoded once."""
     docids = list(dict.fromkeys(docid for pool in pools for docid in pool.docids))
     row_of = {docid: row for row, docid in enumerate(docids)}
     vectors_ND = encoder.encode_passages([passages[docid] for docid in docids])

@@ -1,4 +1,6 @@
-"""Task weightings: combine T task gradients, given one at a time, into one update. A file for each paper's strategy."""
+"""Task weightings: combine the gradients of T tasks, given one at a time, into one update. Each paper's method is one
+file.
+"""
 
 import math
 
@@ -26,8 +28,9 @@ WEIGHTINGS = {
 
 
 def specific_entropy(tasks: int) -> float:
-    """The entropy of weights below which a parameter is task-specific, in nats: the paper's, scaled to ln(tasks).
+    """The entropy of task weights, in nats, below which a parameter counts as task-specific: the paper's, scaled to
+    ln(tasks).
 
-    One task has no entropy, so all parameters are specific.
+    With one task all entropies are 0, so all parameters are specific.
     """
     return SPECIFIC if tasks in (1, PAPER_TASKS) else SPECIFIC / PAPER_ENTROPY * math.log(tasks)

@@ -1,4 +1,4 @@
-"""Two bases of task weightings, by what they gather in a step: one running sum, or the gradients of all tasks."""
+"""Two base classes of task weightings: one keeps a running sum of gradients, the other the gradients of all tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taco_ir.weighting.blocks import Layout
 
 
 class StreamingSum(TaskWeighting):
-    """Base of strategies that know the task weights before the gradients come: sums w_k g_k in P floats of memory."""
+    """Base class of weightings that know the task weights before the gradients: sums w_k g_k in P floats of memory."""
 
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
@@ -36,10 +36,10 @@ class StreamingSum(TaskWeighting):
 
 
 class GramianWeighting(TaskWeighting):
-    """Base of strategies that need the inner products of every pair of task gradients.
+    """Base class of weightings that need the inner products between all pairs of task gradients.
 
-    Keeps all gradients of a step, the rows of a T x P matrix J. Memory: T P floats, of embedding tables only the rows
-    that were touched.
+    Keeps all gradients of a step as rows of a T x P matrix J. Memory: T P floats; for embedding tables, only the rows
+    that were used.
     """
 
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:

@@ -17,7 +17,7 @@ Gradients = list[Tensor | None]
 
 
 class StepReport(NamedTuple):
-    """The mean weight of each task in an update, scalars worth logging, and the update's Euclidean norm."""
+    """The mean weight of each task in an update, scalars to log, and the update's Euclidean norm."""
 
     weights: tuple[float, ...]
     details: Mapping[str, float]
@@ -25,7 +25,7 @@ class StepReport(NamedTuple):
 
 
 class TaskWeighting(nn.Module):
-    """Combines T task gradients, given one at a time, into one update.
+    """Combines the gradients of T tasks, given one at a time, into one update.
 
     In a loop of your own, `backward` takes the place of `loss.backward()`. Where the graphs of all tasks do not fit
     into memory together, call its parts: `begin`, then for every task the backward pass of its loss and `add`, in any
@@ -40,14 +40,14 @@ class TaskWeighting(nn.Module):
         params: the trainable parameters that the tasks share, P numbers in all; an iterator such as
             `model.parameters()` is read once. Parameters that are not among them, such as the head of a single task,
             keep what a backward pass adds to their `.grad`.
-        tasks: T.
-        embeddings: positions in `params` of embedding tables, V x D, of which a batch touches few rows.
+        tasks: number of tasks, T.
+        embeddings: positions in `params` of embedding tables, V x D, of which a batch uses few rows.
 
     Attributes:
         params: the parameters, in order.
 
     Raises:
-        InputError: for no parameters, or things that are none.
+        InputError: for no parameters, or anything that is not a parameter.
 
     Examples:
         >>> import torch
@@ -76,18 +76,18 @@ class TaskWeighting(nn.Module):
         self._params: Sequence[Parameter] = ()  # of a step
 
     def backward(self, losses: Iterable[Tensor], progress: float) -> StepReport:
-        """Run the backward pass of every task's loss, and leave the update in `.grad`, for an optimiser's step.
+        """Run the backward pass of every task's loss, and leave the update in `.grad` for an optimiser's step.
 
         The update replaces whatever the `.grad` of `params` held; other parameters keep what the passes add to theirs.
         Losses may share a graph. Their order is that of the tasks, in every step.
 
         Args:
             losses: T scalars.
-            progress: the share of the training that is done, in [0, 1], such as `step / steps`.
+            progress: the fraction of the training that is done, from 0 to 1, such as `step / steps`.
 
         Raises:
-            InputError: for another number of losses, or one that depends on none of the parameters.
-            FloatingPointError: where a loss, a gradient or the update is not finite. The step is dropped: skip it.
+            InputError: for a wrong number of losses, or a loss that does not depend on the parameters.
+            FloatingPointError: if a loss, a gradient or the update is infinite or NaN. The step is dropped: skip it.
         """
         losses = list(losses)
         if len(losses) != self.tasks:
@@ -120,7 +120,7 @@ class TaskWeighting(nn.Module):
             param.grad = None
 
     def begin(self, progress: float) -> None:
-        """Start a step; `progress` is the share of training done, in [0, 1]."""
+        """Start a step; `progress` is the fraction of the training that is done, from 0 to 1."""
         self.drop()
         self.progress = progress
 
@@ -191,19 +191,21 @@ class TaskWeighting(nn.Module):
 
     @classmethod
     def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
-        """Upper bound of the bytes needed above those of T backward passes that sum into one gradient, at float32."""
+        """Upper bound of the memory in bytes needed beyond T backward passes that sum into one float32 gradient."""
         return 0
 
     def specific_share(self) -> float | None:
-        """Share of the parameters with nearly all weight on one task; None where all have the same weights."""
+        """The share of the parameters with nearly all weight on one task; None if all parameters have the same
+        weights.
+        """
         return None
 
     @classmethod
     def read_options(cls, given: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:  # noqa: ARG003
-        """Arguments of the constructor, of what a user gave as options; some weightings take the tasks' names as such.
+        """Turn a user's options into arguments of the constructor; some weightings accept task names as options.
 
         Raises:
-            InputError: for a name that is no task's.
+            InputError: for an unknown task name.
         """
         return dict(given)
 

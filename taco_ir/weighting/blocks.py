@@ -1,6 +1,7 @@
-"""Gradients as a few long vectors: large parameters alone, small ones packed, embedding tables by touched rows.
+"""Stores gradients as a few long vectors: large parameters alone, small ones packed, and only the used rows of
+embedding tables.
 
-What is kept of them from step to step may be bfloat16, rounded without bias.
+Parts kept from step to step may be bfloat16, rounded without bias.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ CHUNK_BYTES_ELSEWHERE = 1 << 24  # on an accelerator few large launches are best
 
 
 def read_at_once(device: torch.device) -> bool:
-    """Whether reading a number from `device` costs nothing. On an accelerator each read waits for all queued work."""
+    """Whether reading a number from `device` is cheap. On an accelerator each read waits for all queued work."""
     return device.type == "cpu"
 
 
 class Block(NamedTuple):
-    """Parameters at `positions`, one after the other from `start` on in the flat vector of all parameters."""
+    """Consecutive parameters at `positions`, starting at `start` in the flat vector of all parameters."""
 
     positions: tuple[int, ...]
     start: int
@@ -35,7 +36,9 @@ class Block(NamedTuple):
 
 
 class Layout:
-    """Where parameters lie in one flat vector of P numbers: dense `blocks` first, then a block for each of `tables`."""
+    """The places of parameters in one flat vector of P numbers: dense `blocks` first, then a block for each of
+    `tables`.
+    """
 
     def __init__(self, params: Sequence[Tensor], embeddings: Collection[int] = ()) -> None:
         self.shapes = [param.shape for param in params]
@@ -122,7 +125,9 @@ class TableGradients:
         return kept
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows that any task touched and their gradients, T x R x D, of a task at most about `layout.chunk` numbers."""
+        """Rows that any task used and their gradients, T x R x D, in chunks of about `layout.chunk` numbers per
+        task.
+        """
         if not self._kept:
             return
         layout, width = self._layout, self.shape[1]
@@ -148,7 +153,7 @@ class TableGradients:
             yield rows, grads_TRD
 
     def filled(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """A V x D tensor with the values of the given rows, which must be all that any task touched; zero elsewhere."""
+        """A V x D tensor with the given values in the rows that any task used, and zeros elsewhere."""
         table_VD = self._dense
         if table_VD is None:
             table_VD = torch.zeros(self.shape, dtype=self._layout.dtype, device=self._layout.device)
@@ -160,9 +165,9 @@ class TableGradients:
 class StochasticRounding:
     """Rounds float32 to bfloat16, up or down with the probability that makes the expected value right.
 
-    A moving average with beta = 0.999 changes by about 0.1 % a step, a bfloat16 has digits of 0.4 to 0.8 %: rounding to
-    the nearest would never move it. The random bits are a table, read from another place each time, so results depend
-    on `turn` alone.
+    A moving average with beta = 0.999 changes by about 0.1 % a step, but bfloat16 has a resolution of 0.4 to 0.8 %:
+    rounding to the nearest number would never change it. The random bits are a table, read from another place each
+    time, so results depend only on `turn`.
     """
 
     def __init__(self, longest: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Weights of tasks that stay as they are: naive multi-task training, and weights that are given or drawn at random."""
+"""Constant task weights: naive multi-task training, and weights that are given or drawn at random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDEST = 4.0  # a drawn weight lies between 1 / WIDEST and WIDEST before they ar
 
 
 class Naive(StreamingSum):
-    """The mean of the tasks' gradients: every task weighs 1/T. No state, no options."""
+    """Naive multi-task training, the mean of the tasks' gradients: every task has weight 1/T. No state, no options."""
 
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
@@ -34,14 +34,14 @@ class Naive(StreamingSum):
 
 
 class Static(Naive):
-    """Weights that a user chose, or that a search on held-out queries found. With equal ones it is naive training.
+    """Constant weights, chosen by the user or found by a search on held-out queries. Equal weights give naive training.
 
     Well chosen, they do as well as methods that move weights: Kurin, De Palma, Kostrikov, Whiteson, Kumar 2022, and
     Xin, Ghorbani, Garg, Firat, Gilmer 2022. These search at random as well: `draw` numbers a set of weights, each
     log-uniform between 1/4 and 4, that depends on this number and the tasks' names alone.
 
     Args:
-        weights: one for each task, above 0; scaled to sum to 1. None given: all equal.
+        weights: a number above 0 for each task, scaled to sum to 1; empty: all equal.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Static(Naive):
 
     @classmethod
     def read_options(cls, given: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-        """Weights by name of a task, 1 for those that are not named; or `draw`, the number of a random set."""
+        """Weights by task name, 1 for tasks without one; or `draw`, the number of a random set of weights."""
         options, weights = dict(given), dict.fromkeys(tasks, 1.0)
         if DRAW in options and DRAW not in tasks:
             number = check_value(f"weighting_options: {DRAW}", options.pop(DRAW), int, {"min": 0})

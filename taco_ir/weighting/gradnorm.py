@@ -25,7 +25,7 @@ class GradNorm(StreamingSum):
     the step before.
 
     Args:
-        alpha: strength of the pull on slow tasks; the paper uses 1.5 for tasks that differ much, 0.12 for similar ones.
+        alpha: how strongly slow tasks are favoured; the paper uses 1.5 for very different tasks, 0.12 for similar ones.
         rate: step size of w_k.
     """
 

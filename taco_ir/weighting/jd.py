@@ -1,6 +1,7 @@
-"""Methods of TorchJD, a library of Jacobian descent: weights found from the inner products of the tasks' gradients.
+"""Methods of TorchJD, a library for Jacobian descent, which find weights from inner products of the tasks' gradients.
 
-Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024 (arXiv 2406.16232). The library is an extra.
+Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024 (arXiv 2406.16232). Install the library
+separately.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from taco_ir.weighting.base import Gradients, StepReport, require
 
 
 class JacobianDescent(GramianWeighting):
-    """Base of weightings that hand the T x T Gramian of a step to an aggregator of TorchJD and use its weights.
+    """Base class of weightings that pass the T x T Gramian of a step to an aggregator of TorchJD and use its weights.
 
     The update equals what the aggregator makes of the T x P matrix of gradients; weights need not sum to 1. A step for
     which it finds no weights is skipped. Memory: T P floats, for the gradients of a step.
 
     Attributes:
-        aggregator: its class in `torchjd.aggregation`.
+        aggregator: the aggregator's class in `torchjd.aggregation`.
     """
 
     aggregator: ClassVar[str]
@@ -94,10 +95,10 @@ class AlignedMTL(JacobianDescent):
 
 
 class CAGrad(JacobianDescent):
-    """The direction near the mean gradient in which the task that gains least gains most: Liu et al. 2021, algorithm 1.
+    """The direction near the mean gradient that maximises the gain of the worst task: Liu et al. 2021, algorithm 1.
 
     Args:
-        c: how far from the mean it may be, in lengths of the mean; 0.4 is the paper's.
+        c: maximum distance from the mean, relative to the mean's length; the paper uses 0.4.
     """
 
     aggregator = "CAGrad"
@@ -113,7 +114,7 @@ class FairGrad(JacobianDescent):
     """Weights by alpha-fair shares of the loss decrease: Ban and Ji 2024, equation 4.
 
     Args:
-        alpha: 0 is the mean of the gradients, 1 proportional fairness, more comes nearer to max-min fairness.
+        alpha: 0 gives the mean of the gradients, 1 proportional fairness; larger values approach max-min fairness.
     """
 
     aggregator = "FairGrad"
@@ -129,7 +130,7 @@ class NashMTL(JacobianDescent):
     """The Nash bargaining solution among tasks: Navon et al. 2022, algorithm 1. A step starts from the last weights.
 
     Args:
-        max_norm: longer updates are scaled to this length; 0: none is.
+        max_norm: scale longer updates down to this length; 0: no limit.
     """
 
     aggregator = "NashMTL"

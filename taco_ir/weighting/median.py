@@ -1,4 +1,4 @@
-"""The median sensitivity of a task, found without sorting all entries: a sample tells between which values it lies."""
+"""Computes the median sensitivity of a task without sorting all entries: a sample gives bounds on the median."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sensitivities:
     """|g * theta| of one task, over pairs of flat vectors (g, theta); computed in chunks, never stored as a whole.
 
     Args:
-        zeros: how many further sensitivities are 0 and in no pair: rows of tables that no text touched.
+        zeros: number of further sensitivities that are 0 and in no pair: rows of tables that no text used.
     """
 
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], chunk: int, zeros: int = 0) -> None:
@@ -35,7 +35,9 @@ class Sensitivities:
         self.size = sum(len(grad) for grad, _ in pairs)
 
     def sample(self, count: int) -> Tensor:
-        """About `count` of them, evenly spaced at a prime distance, so that no column of a matrix is preferred."""
+        """About `count` sensitivities, evenly spaced at a prime distance, so that no column of a matrix is
+        preferred.
+        """
         step = 1
         if self.size > count:
             step = max(2, self.size // count)
@@ -44,14 +46,14 @@ class Sensitivities:
         return torch.cat([(grad[::step] * theta[::step]).abs_() for grad, theta in self.pairs])
 
     def read(self, count: int) -> Floats | None:
-        """A sorted sample, read from the device at once; None where a gradient is not finite."""
+        """A sorted sample, read from the device in one transfer; None if a gradient is infinite or NaN."""
         sums = torch.stack([grad.sum() for grad, _ in self.pairs])
         read: Floats = torch.cat([self.sample(count), sums]).cpu().numpy()
         values, sums_N = np.split(read, [len(read) - len(sums)])
         return np.sort(values) if np.isfinite(sums_N).all() else None  # numpy sorts several times faster than torch
 
     def chunks(self) -> Iterator[Tensor]:
-        """All of them, in memory that is used again."""
+        """All sensitivities in chunks, whose memory is reused."""
         grad, _ = self.pairs[0]
         scratch = torch.empty(self.chunk, dtype=grad.dtype, device=grad.device)
         for grad, theta in self.pairs:
@@ -61,7 +63,7 @@ class Sensitivities:
 
 
 def median(sensitivities: Sensitivities, active_only: bool) -> float:
-    """The lower median; 0 where no value counts, NaN where one is not finite.
+    """The lower median; 0 if no value counts, NaN if a value is infinite or NaN.
 
     `active_only` leaves out what is zero but for rounding: values of at most the machine precision times the mean of
     the (sampled) values above zero. A key's bias, for one, has no gradient, which float32 sums make now 0, now 1e-12 of
@@ -118,7 +120,7 @@ def _bracket(ordered: Floats, zeros: int) -> Bracket | None:
 
 
 def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
-    """Count the values below the bracket, keep those inside, and pick the median by its rank; None if it lies outside.
+    """Count the values below the bracket, keep those inside, and pick the median by rank; None if it lies outside.
 
     numpy compares and counts several times faster than torch.
     """
@@ -136,7 +138,7 @@ def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: flo
 
 
 def select_by_one_reading(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
-    """The same with one reading of the device, where a mask of unknown length would need one for every chunk.
+    """Like `select_in_bracket`, but reads from the device only once instead of once for every chunk.
 
     Values inside go to places of a vector, which has room for them unless many tie; the others to the place behind.
     """

@@ -52,7 +52,8 @@ class PCGrad(GramianWeighting):
 
 
 def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
-    """PCGrad on T x T coefficients: row i combines the gradients into task i's projected one. Also counts projections.
+    """PCGrad on T x T coefficients: row i is task i's projected gradient as a combination of all. Also counts
+    projections.
 
     Args:
         gramian: inner products of the gradients, T x T.

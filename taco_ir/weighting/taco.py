@@ -126,7 +126,7 @@ class Taco(TaskWeighting):
 
     @property
     def adaptive(self) -> bool:
-        """Whether burn-in is over, and tau known."""
+        """Whether burn-in is over and tau is known."""
         return self.progress >= self.burn_in and bool(self.inverse_tau.numpy()[0])
 
     def begin(self, progress: float) -> None:
@@ -145,9 +145,10 @@ class Taco(TaskWeighting):
         raise IndexError(f"no parameter at position {position}")
 
     def specific_share(self) -> float | None:
-        """Of the parameters that any task was sensitive to, the share with an entropy of q below `specific_entropy`.
+        """The share of parameters with an entropy of q below `specific_entropy`, among those that any task was
+        sensitive to.
 
-        None in burn-in, and with one task. Counted in a sample of at most `SAMPLED` entries.
+        None during burn-in, and with one task. Counted in a sample of at most `SAMPLED` entries.
         """
         known_TN = self._sample()
         if not self.adaptive or self.tasks == 1 or not known_TN.shape[1]:
@@ -375,7 +376,7 @@ class OnlineSoftmax:
         weighted.addcmul_(share, grad)
 
     def mean(self, spans: Iterable[slice]) -> Tensor:
-        """The weighted mean, in the memory of the weighted sum."""
+        """The weighted mean, stored in place of the weighted sum."""
         for span in spans:
             self.weighted[span].div_(self._total[span])
         return self.weighted

@@ -1,4 +1,4 @@
-"""Uncertainty weighting: learns how noisy each task is; noisier tasks weigh less."""
+"""Uncertainty weighting: learns how noisy each task is, and gives noisier tasks less weight."""
 
 from __future__ import annotations
 

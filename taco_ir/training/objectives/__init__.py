@@ -1,4 +1,4 @@
-"""Kinds of tasks that train an encoder: each is one file and a line here."""
+"""Training objectives: each kind of task is one file and a line here."""
 
 OBJECTIVES = {
     "retrieval": "taco_ir.training.objectives.contrastive:Contrastive",

@@ -1,4 +1,6 @@
-"""The interface of a kind of task (batches of examples, and the gradient of a loss), and what tasks are made of."""
+"""The interface of training objectives: batches of examples, and the gradient of a loss; also what they are made
+from.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ Item = TypeVar("Item")
 
 
 class Texts(NamedTuple):
-    """The passages that batches need, and their pages, by docid."""
+    """The passages that batches need and their pages, by docid."""
 
     passages: dict[str, Passage]
     page_of: dict[str, str]
@@ -42,14 +44,14 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """How a task's batches are made and its loss is computed.
+    """Settings for a task's batches and loss.
 
     Attributes:
-        negatives: hard negatives of a query.
+        negatives: number of hard negatives for each query.
         temperature: scores are divided by it.
-        cross_device: passages of all processes are negatives, not only those of the same process.
-        accumulate: slices of a batch that a process computes one after another.
-        passage_length: most tokens of a passage in a batch; 0: as many as in search.
+        cross_device: use the passages of all processes as negatives, not only those of the same process.
+        accumulate: number of slices of a batch that a process computes one after another.
+        passage_length: maximum number of tokens of a passage in a batch; 0: as in search.
     """
 
     negatives: int = field(default=1, metadata={"min": 0})
@@ -62,7 +64,7 @@ class LossSettings(Settings):
 
 
 class Means(NamedTuple):
-    """What a task computes its batches from and with."""
+    """Everything that a task needs to compute its batches and loss."""
 
     texts: Texts
     settings: LossSettings
@@ -72,15 +74,15 @@ class Means(NamedTuple):
 
 @dataclass
 class Work:
-    """Settings, encoder and data from which the tasks of an episode are made.
+    """The settings, encoder and data from which the tasks of an episode are made.
 
     Attributes:
         held_out: documents that pre-training holds out.
-        before: how far earlier trainings read the streams of examples.
+        before: how far earlier trainings have read each task's examples.
         readable: the queries to use, by task, of those tasks that are read but not retrieved for.
-        negatives: mined ones by task.
+        negatives: mined negatives, by task.
         texts: all passages of the run's collection that the tasks need; each task adds its own.
-        other_texts: the same of other collections.
+        other_texts: the same for other collections.
     """
 
     run: RunSettings
@@ -127,11 +129,11 @@ class Work:
         shares: Sequence[int],
         tasks: Sequence[str] = (),
     ) -> list[TaskSampler]:
-        """A sampler for each task, which continues where `before` says; looks up the passages that they need.
+        """A sampler for each task, continuing where `before` stopped; also looks up the passages that they need.
 
         Args:
-            shares: examples of a batch.
-            tasks: those with topics that the examples are from; none: they are passages of the run's collection.
+            shares: number of examples in a batch.
+            tasks: the tasks that the examples are from; empty: they are passages of the training's collection.
         """
         mined = [self.negatives.get(task) for task in tasks]
         made = build_samplers(names, examples, shares, self.run.seed, mined, self.before)
@@ -141,13 +143,13 @@ class Work:
         return made
 
     def passage_sampler(self, task: str, usable: Callable[[str], object], lacking: str = "") -> TaskSampler:
-        """A sampler of the collection's passages, or of a random subset.
+        """A sampler for the collection's passages, or for a random subset.
 
         Args:
-            usable: whether a passage's text can be used; `lacking` says in words what usable ones have.
+            usable: tells whether a passage's text can be used; `lacking` describes what usable ones have.
 
         Raises:
-            InputError: where fewer are usable than a batch takes.
+            InputError: if there are fewer usable passages than a batch needs.
         """
         passages, batch = self.data.collection.passages, self.objectives.passage_batch
         rows = sample_rows(passages.count, self.objectives.max_passages, self.run.seed)
@@ -161,7 +163,7 @@ class Work:
 
 
 def loss_temperature(given: float, encoder: EncoderConfig) -> float:
-    """What scores are divided by where the settings leave it open (0): 1, or 0.05 for vectors of length 1."""
+    """The temperature of the loss if the settings leave it open (0): 1, or 0.05 for vectors of length 1."""
     return given or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
 
 
@@ -173,12 +175,12 @@ def passage_examples(passages: Iterable[Passage], task: str, usable: Callable[[s
 
 
 def passages_of(examples: Iterable[TrainExample]) -> Iterator[str]:
-    """Docids of all passages that batches of these examples may need."""
+    """The docids of all passages that batches of these examples may need."""
     return (docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
 
 
 def add_texts(texts: Texts, collection: Collection, docids: Iterable[str]) -> None:
-    """Look up passages that `texts` lacks."""
+    """Look up passages that are missing from `texts`."""
     found = collection.passages.get([docid for docid in dict.fromkeys(docids) if docid not in texts.passages])
     texts.passages.update(found)
     texts.page_of.update((docid, passage.page) for docid, passage in found.items())
@@ -188,9 +190,9 @@ class Objective(ABC):
     """One task of a training; each subclass is a kind of task.
 
     Attributes:
-        phase: the phase of a sequential schedule that the kind belongs to, one of `schedules.PHASES`.
-        examples: the word for its examples in messages.
-        weight: factor of loss and gradient.
+        phase: the phase of a sequential schedule for this kind, one of `schedules.PHASES`.
+        examples: the word for examples in messages.
+        weight: factor for loss and gradient.
     """
 
     phase: ClassVar[str]
@@ -209,11 +211,11 @@ class Objective(ABC):
 
     @property
     def slice_size(self) -> int:
-        """Most examples of a batch that a process computes at once."""
+        """Maximum number of examples of a batch that a process computes at once."""
         return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
 
     def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
-        """The examples of a batch that this process computes in a turn of `accumulate`; there may be none."""
+        """The examples of a batch that this process computes in one of `accumulate` turns; may be empty."""
         accumulate, processes = self.means.settings.accumulate, self.means.processes
         return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
@@ -229,7 +231,9 @@ class Objective(ABC):
 
     @abstractmethod
     def activation_bytes(self, token_bytes: float) -> float:
-        """Bytes of a process's activations for the longest possible texts, at so many bytes a token over all layers."""
+        """Memory of a process's activations for the longest possible texts, given the bytes per token over all
+        layers.
+        """
 
     @abstractmethod
     def batch(self, number: int) -> Any:
@@ -237,10 +241,10 @@ class Objective(ABC):
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
-        """Adds the gradient of this process's slice in one of `accumulate` turns; returns the loss of the slice."""
+        """Add the gradient of this process's slice in one of `accumulate` turns; returns the slice's loss."""
 
     def backward(self, batch: Any) -> Tensor:
-        """Leaves the gradient of a batch, over all processes, in .grad of the parameters; returns its loss."""
+        """Leave the gradient of a batch, over all processes, in .grad of the parameters; returns its loss."""
         loss = torch.zeros((), device=self.model.device)
         for turn in range(self.means.settings.accumulate):
             loss += self.add_gradient(batch, turn)
@@ -257,7 +261,7 @@ class Objective(ABC):
         return loss * self.weight
 
     def validation(self) -> Validation | None:
-        """A validation that the task brings itself, without queries."""
+        """A validation for this task that needs no queries, if it has one."""
         return None
 
     def losses(self, loss: float) -> Mapping[str, float]:

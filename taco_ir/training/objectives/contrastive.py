@@ -1,4 +1,4 @@
-"""InfoNCE over the passages of a batch (van den Oord et al., 2018; DPR: Karpukhin et al., EMNLP 2020, eq. 2)."""
+"""InfoNCE loss over the passages of a batch (van den Oord et al., 2018; DPR: Karpukhin et al., EMNLP 2020, eq. 2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def contrastive_loss(
     """Mean over queries of -log p(positive | query), a scalar.
 
     Each positive of a query competes with all passages that are neither blocked nor positives of the query, and the
-    losses of several positives are averaged. A passage that is gold for a query but came with another one is blocked.
+    losses of several positives are averaged. A passage is blocked if it is gold for the query but came with another
+    query.
 
     Args:
         positives: columns of each query's positives, at least one each.
@@ -60,7 +61,7 @@ def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 class Contrast(NamedTuple):
-    """Batch `number` of queries, with the passages that it scores, by docid."""
+    """Batch `number` of queries, with the docids of the passages that it scores."""
 
     number: int
     queries: TaskBatch
@@ -90,14 +91,14 @@ class Contrastive(Objective):
 
     @classmethod
     def make(cls, work: Work, sampler: TaskSampler) -> Contrastive:
-        """The task of a sampler, with its own settings where it has any."""
+        """The task for a sampler, with the task's own settings if it has any."""
         own = work.data.places[sampler.task].own
         hard = work.batch.hard_negatives if own.hard_negatives is None else own.hard_negatives
         return cls(work.encoder, sampler, work.means(hard, work.batch.multi_positive, sampler.task), own.weight)
 
     @property
     def passage_length(self) -> int:
-        """Most tokens of a passage in a batch."""
+        """Maximum number of tokens of a passage in a batch."""
         longest = self.model.config.passage_length
         return min(self.means.settings.passage_length or longest, longest)
 

@@ -1,4 +1,6 @@
-"""Heads of self-supervised training: the masked-language head, and Condenser's layers, which are dropped afterwards."""
+"""Heads for self-supervised training: the masked-language head, and Condenser's layers, which are discarded
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # of a layer norm's tensors in 
 
 
 class MaskedLanguageHead(nn.Module):
-    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens by the word embeddings (tied)."""
+    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens with the word embeddings (tied)."""
 
     def __init__(self, width: int, table_VE: Tensor, eps: float, spread: float) -> None:
         super().__init__()
@@ -53,7 +55,8 @@ class MaskedLanguageHead(nn.Module):
         return losses_M.new_zeros(len(labels_BL)).index_add(0, text_M, losses_M)
 
     def load(self, folder: Path) -> str:
-        """Loads the head in a model folder, ours or one of transformers; returns whose it was, "" where there is none.
+        """Load the head in a model folder, ours or transformers'; returns which of these it was, or "" if there is
+        none.
 
         Raises:
             InputError: for a head of another shape.
@@ -77,8 +80,8 @@ class MaskedLanguageHead(nn.Module):
 class Condenser(nn.Module):
     """Transformer layers over the first token of the last layer and the other tokens of the middle layer.
 
-    To fill in masked tokens, what late layers know of the text must pass through that first token. Gao and Callan,
-    Condenser: a Pre-training Architecture for Dense Retrieval, EMNLP 2021.
+    To predict masked tokens, the late layers must pass their knowledge of the text through that first token. Gao and
+    Callan, Condenser: a Pre-training Architecture for Dense Retrieval, EMNLP 2021.
     """
 
     def __init__(self, config: Any) -> None:
@@ -117,7 +120,7 @@ def save_head_file(module: nn.Module, path: Path) -> None:
 
 
 def load_into(module: nn.Module, path: Path) -> None:
-    """Load a head. Raises: InputError for a file that lacks tensors of it or has them in another shape."""
+    """Load a head. Raises: InputError for a file that lacks some of its tensors or has them in another shape."""
     _fit(module, load_file(path), path)
 
 

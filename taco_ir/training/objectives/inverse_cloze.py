@@ -34,14 +34,14 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def queries_of(text: str) -> list[tuple[int, int]]:
-    """The sentences of a text that may be a query: long enough, and not the only one."""
+    """The sentences of a text that can be queries: long enough, and not the only one."""
     found = sentences(text)
     long = [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS]
     return long if len(found) > 1 else []
 
 
 def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
-    """A random sentence of a passage that has one to query with, and the passage without it (or, at times, with it)."""
+    """A random sentence of a passage as a query, and the passage without it (or, sometimes, with it)."""
     text = passage.text
     spans = queries_of(text)
     start, stop = spans[int(draw.integers(len(spans)))]
@@ -50,7 +50,7 @@ def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
 
 
 class InverseCloze(Contrastive):
-    """Sentences of passages against the passages that they were taken from."""
+    """Matches sentences with the passages that they were taken from."""
 
     phase = SELF_SUPERVISED
     examples = "passages"

@@ -30,9 +30,9 @@ class Masked(NamedTuple):
 
 
 class MaskedTokens(Objective):
-    """Masked tokens in a window of each passage, read as in retrieval; the loss is a mean over a batch's masked tokens.
+    """Predicts masked tokens in a window of each passage; the loss is a mean over a batch's masked tokens.
 
-    Window and masked tokens depend on seed, passage and epoch alone.
+    Window and masked tokens depend only on seed, passage and epoch.
     """
 
     phase = SELF_SUPERVISED

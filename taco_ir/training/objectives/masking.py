@@ -23,7 +23,7 @@ SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, 
 
 
 class Vocabulary(NamedTuple):
-    """The token ids that frame and mask spans.
+    """The token ids that surround and mask spans.
 
     Attributes:
         before, after: special tokens around a text.
@@ -61,8 +61,8 @@ def mask_tokens(
 ) -> tuple[Ids, Ids]:
     """Ids [L] with some tokens masked, and the labels [L]: the ids of these tokens, UNLABELLED elsewhere.
 
-    Each token is chosen with probability `share`; of the chosen, 80 % become the mask, 10 % a random token of
-    `vocabulary`, and 10 % stay (BERT, section 3.1).
+    Each token is chosen with probability `share`; 80 % of the chosen are replaced by the mask, 10 % by a random token
+    of `vocabulary`, and 10 % stay (BERT, section 3.1).
     """
     chosen_L = random.random(len(ids_L)) < share
     kind_L = random.random(len(ids_L))
@@ -72,7 +72,7 @@ def mask_tokens(
 
 
 def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:
-    """A span between special tokens, with a share of its tokens masked; none where the vocabulary has no mask."""
+    """A span between special tokens, with a share of its tokens masked; nothing is masked without a mask token."""
     before, after, mask_id, ordinary = words
     if mask_id is None or not share:
         return Text("passage", np.concatenate([before, span_L, after]))
@@ -87,7 +87,7 @@ def labelled(texts: Sequence[Text]) -> int:
 
 
 def label_rows(texts: Sequence[Text], length: int) -> Tensor:
-    """Labels [B, L], UNLABELLED where no token is masked."""
+    """Labels [B, L]; UNLABELLED for tokens that are not masked."""
     labels_BL = np.full((len(texts), length), UNLABELLED, dtype=np.int64)
     for row, text in enumerate(texts):
         if text.labels is not None:

@@ -34,7 +34,7 @@ Spans = Mapping[str, Mapping[str, Sequence[Span]]]  # qid -> docid -> spans
 
 
 class Placed(NamedTuple):
-    """The rows of a question's passages, the positive first, and the answers' first and last tokens in it."""
+    """The rows of a question's passages, the positive first, and the first and last tokens of answers in it."""
 
     first: int
     stop: int
@@ -56,10 +56,10 @@ def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
 
 
 def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) -> ReadingData:
-    """Drops positives whose answers are all cut off or too long, and the questions that then have none.
+    """Drop positives whose answers are all cut off or too long, and questions without any positive left.
 
     Raises:
-        InputError: where no question is left.
+        InputError: if no question is left.
     """
     kept, spans = [], {}
     passages = collection.passages.get(list({docid for found in data.spans.values() for docid in found}))
@@ -87,7 +87,7 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
 
 
 def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[str]]:
-    """The queries with an answer to use, by task, of those tasks that are read but not retrieved for."""
+    """By task, the queries with a usable answer, for tasks that are only read, not retrieved for."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         place = data.places[task]
@@ -107,7 +107,7 @@ class Questions(NamedTuple):
 
 
 class Reading(Objective):
-    """Reading: which of a question's passages holds the answer, and where.
+    """Trains the reader: which of a question's passages contains the answer, and where.
 
     Args:
         spans: the answers of the sampler's questions, by passage.

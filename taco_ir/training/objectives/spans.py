@@ -35,7 +35,7 @@ TOKENIZED_AT_ONCE = 512
 
 
 class SpanTexts:
-    """Turns documents into masked spans, which depend on seed, document and epoch alone."""
+    """Makes masked spans from documents; they depend only on seed, document and epoch."""
 
     def __init__(self, settings: ObjectiveSettings, seed: int, documents: Documents, model: PretrainModel) -> None:
         self.settings = settings
@@ -45,7 +45,7 @@ class SpanTexts:
         self._most = settings.length - len(self._vocabulary.before) - len(self._vocabulary.after)
 
     def texts(self, document: int, epoch: int | str) -> list[Text]:
-        """Two spans of a document, or one where spans are not contrasted; masked where a part of the loss needs it."""
+        """Two spans of a document, or one if spans are not contrasted; masked if a part of the loss needs it."""
         settings = self.settings
         draw = generator(self._seed, "spans", epoch, document)
         passages = self._documents.passages(document)
@@ -59,8 +59,8 @@ class DocumentSampler(EpochSampler):
     """Samples documents by number, as `TaskSampler` does examples.
 
     Args:
-        before: how far earlier trainings read the stream of documents.
-        source: fingerprint of what the documents are made of.
+        before: how far earlier trainings have read the documents.
+        source: fingerprint of the documents' source.
     """
 
     def __init__(self, documents: Ids, share: int, seed: int, before: StreamPosition, source: str = "") -> None:
@@ -74,17 +74,17 @@ class DocumentSampler(EpochSampler):
 
 
 class SpanBatch(NamedTuple):
-    """Spans of the documents of batch `number`; those of one document are neighbours."""
+    """The spans of the documents in batch `number`; spans of one document are adjacent."""
 
     number: int
     texts: Sequence[Text]
 
 
 class Spans(Objective):
-    """Contrast of spans and masked tokens, whose losses are summed.
+    """The sum of a contrastive loss on spans and the losses on masked tokens.
 
     Args:
-        held_out: numbers of the documents that validation measures the loss on.
+        held_out: numbers of the held-out documents, on which validation measures the loss.
     """
 
     phase = SELF_SUPERVISED
@@ -152,7 +152,7 @@ class Spans(Objective):
 
 
 class HeldOut:
-    """Measures the mean of each loss on held-out documents, always on the same spans with the same masks."""
+    """Measures the mean of each loss on held-out documents, always with the same spans and masks."""
 
     what = "loss on what was held out"
     keeps_best = False
@@ -184,10 +184,10 @@ def read_documents(
     collection: Collection,
     model: PretrainModel,
 ) -> Documents:
-    """Tokenises the collection's passages, or a sample of them, makes documents of them, and logs what is left out.
+    """Tokenise the collection's passages (or a sample) into documents, and log what is left out.
 
     Raises:
-        InputError: where fewer documents are left than are needed.
+        InputError: if too few documents are left.
     """
     rows = sample_rows(collection.passages.count, settings.max_passages, run.seed)
     by_page = settings.span_from == "page"
@@ -223,6 +223,6 @@ def _tokenized(
 
 
 def split(held_out: int, seed: int, count: int) -> tuple[Ids, Ids]:
-    """Splits document numbers at random into those trained on and those held out."""
+    """Split document numbers at random into training and held-out ones."""
     order = generator(seed, HELD_OUT).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
