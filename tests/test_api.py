@@ -177,7 +177,7 @@ def test_a_model_is_a_name_a_choice_or_an_encoder(cities: Path, tiny_bert: Path)
     assert by_choice.search("bach wrote") == by_encoder.search("bach wrote")
     hybrid = taco_ir.Retriever(cities, encoder, retriever="hybrid").search_each("bach wrote", hits=1)
     assert list(hybrid) == [tiny_bert.name, "bm25", "hybrid"] and len(hybrid["hybrid"]) == 1
-    with pytest.raises(InputError, match="does not say how it pools|--pooling"):
+    with pytest.raises(InputError, match="does not record how to pool|--pooling"):
         taco_ir.Retriever(cities, tiny_bert)
 
 

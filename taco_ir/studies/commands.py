@@ -57,7 +57,7 @@ class Commands:
         """Raise InputError if a model that these jobs need was not given or has no weights."""
         named = self._named_models(jobs)
         if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
-            raise InputError(f"--models: the jobs need {' '.join(missing)}; give NAME=FOLDER for each")
+            raise InputError(f"--models: the jobs also need {' '.join(missing)}")
         for name in sorted(named):
             self._weights(name)
 

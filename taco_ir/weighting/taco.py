@@ -94,7 +94,7 @@ class Taco(TaskWeighting):
     ) -> None:
         share = BY_SHARE.fullmatch(tau) if isinstance(tau, str) else None
         usable = share is not None or (not isinstance(tau, str) and tau != 0 and not math.isnan(tau))
-        require("tau", tau, usable, "a number other than 0, or share:S with S between 0 and 1, such as share:0.2,")
+        require("tau", tau, usable, "a number other than 0, or share:S with S between 0 and 1, such as share:0.2")
         require("beta", beta, 0 <= beta < 1, "0 <= beta < 1")
         require("burn_in", burn_in, 0 <= burn_in <= 1, "a share from 0 to 1")
         require("importance", importance, importance in ("fp32", "bf16"), "'fp32' or 'bf16'")
@@ -102,7 +102,7 @@ class Taco(TaskWeighting):
         self.share = float(share[1]) if share else None
         self._sign = -1 if discourage else 1
         if self.share is not None:
-            require("burn_in", burn_in, burn_in > 0, "with tau by share a share of the training above 0")
+            require("burn_in", burn_in, burn_in > 0, "a share of the training above 0, since tau is given by share")
             self.register_buffer("inverse_tau", torch.zeros(1, dtype=torch.float64))  # 0: not chosen yet
         else:
             self.inverse_tau = torch.tensor([self._sign / float(tau)], dtype=torch.float64)

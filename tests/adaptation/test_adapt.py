@@ -293,7 +293,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"validate_on": ("fever-dev",)},
         "--validate-on: task fever is not among the tasks of --topics",
     ),
-    "too wide": ({"width": 99}, r"^width is 99; adapter takes 1 to 32"),
+    "too wide": ({"width": 99}, r"^width is 99; adapter allows 1 to 32"),
     "a method without prompts": ({"positions": "plain"}, r"^positions is 'plain'; method adapter has no prompts"),
     "all held out": ({"held_out": 0.99}, "too few to hold|queries beside those that are held out"),
     "longer than the model takes": ({"query_length": 999}, "query_length is 999; the model allows 1 to 128"),

@@ -76,7 +76,7 @@ def test_a_list_is_read_in_chunks_of_any_size(
             '[{"question": "none", "ctxs": [{"id": "a", "score": 1}, {"id": "a", "score": 0}]}]',
             "record 1: question 'none' lists a passage twice",
         ),
-        ('[{"a": ' + "[" * 100_000, "nested too deeply|cut off"),
+        ('[{"a": ' + "[" * 100_000, "nested too deeply|cut short"),
     ],
 )
 def test_a_mistake_is_named_with_its_record(text: str, message: str, tmp_path: Path) -> None:

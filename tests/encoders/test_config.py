@@ -142,13 +142,13 @@ def test_lengths_that_the_backbone_lacks_are_refused(tmp_path: Path, lengths: Ma
     values = {"query_length": 128, "passage_length": 128}
     assert ModelFolder(write(tmp_path, taco_ir=values)).config(longest=LONGEST).query_length == 128
     wrong = next(value if isinstance(value, int) else value["nq"] for value in lengths.values())
-    refused(write(tmp_path, taco_ir=values | dict(lengths)), f" {wrong} ", "takes 1 to 128")
+    refused(write(tmp_path, taco_ir=values | dict(lengths)), f" {wrong} ", "allows 1 to 128")
 
 
 def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_path: Path) -> None:
     plain, own, theirs = (tmp_path / name for name in ("plain", "own", "theirs"))
     plain.mkdir()
-    refused(plain, "does not say how it pools", "--pooling first|mean|decoder")
+    refused(plain, "does not record how to pool", "--pooling first|mean|decoder")
     expected = EncoderConfig("first", True, query_length=LONGEST, passage_length=LONGEST)
     assert ModelFolder(plain).config("first", True, LONGEST) == expected
     assert ModelFolder(plain).config("mean", False, 512).passage_length == 256

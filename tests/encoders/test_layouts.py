@@ -377,7 +377,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "code for a model": (of_other_code, r"m: config\.json requires custom code \(auto_map\), which taco_ir never runs"),
     "code for a module": (
         of_other_modules("custom_st.Transformer"),
-        r"type is 'custom_st.Transformer': code; code of a mo",
+        r"type is 'custom_st.Transformer': code; taco_ir never runs",
     ),
     "PyLate": (
         of_other_modules("pylate.models.Dense.Dense"),
@@ -394,7 +394,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "ColBERT by its weights": (with_a_linear_head, r"m: a ColBERT model, which has a vector for each token"),
     "a cross-encoder": (
         lambda folder: changed(folder, "config.json", architectures=["BertForSequenceClassification"]),
-        r"m: a cross-encoder or classifier \(BertForSequenceClassification\), which scores texts",
+        r"m: it is a cross-encoder or classifier \(BertForSequenceClassification\), which scores texts",
     ),
     "a cross-encoder's modules": (
         lambda folder: [

@@ -230,7 +230,7 @@ NEEDED = f"{LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{S
         (without(NORM), f"weights lack 1 tensors of a bert model, such as '{NORM}'"),
         (lambda folder: (folder / INT8_FILE).write_bytes(b"no tensors"), f"{INT8_FILE}: cannot be read"),
         (lambda folder: (folder / INT8_FILE).rename(folder / PLAIN_FILE), f"{INT8_FILE}: cannot be read"),
-        (without_matrices, f"{INT8_FILE}: has no matrix in 8 bits; config.json says"),
+        (without_matrices, f"{INT8_FILE}: it has no matrix in 8 bits, although config.json says"),
         (
             configured("int4"),
             r"config.json: taco_ir_weights is 'int4'; valid: 'int8', or no such key for plain weights",

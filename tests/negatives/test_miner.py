@@ -434,8 +434,8 @@ def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     source = run_file("r.trec", "nq1", "nq2", "t")
     said = r"--mine-skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits"
     refused(small, source, ["nq-train"], said, skip=3)
-    refused(small, source, ["nq-test"], "nq-test: no evidence")
-    with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
+    refused(small, source, ["nq-test"], "nq-test: these topics have no gold")
+    with pytest.raises(InputError, match=r"--output n\.json: .* must end in \.jsonl"):
         mine_topics(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
 
 

@@ -102,8 +102,8 @@ def changed(record: dict[str, Any], **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("", "line 1: no header"),
-        (ROW, "line 1: no header"),
+        ("", "line 1: there is no header"),
+        (ROW, "line 1: there is no header"),
         (changed(RECORD, taco_ir_negatives=3), "taco_ir_negatives is 3; this version reads 1 and 2"),
         (changed(RECORD, taco_ir_negatives=2), "missing .'sources'., unknown .'source'"),
         (changed(RECORD, source=...), "no source, which is needed"),
@@ -139,7 +139,7 @@ def test_bad_headers(tmp_path: Path, header: Any, message: str) -> None:
         (changed(ROW, scores=[1.0, "2"]), "one number"),
         (changed(ROW, scores=[1.0, True]), "one number"),
         (json.dumps(ROW).replace("2.5", "1e999") + "\n", "not valid JSON .number is infinity"),
-        (changed(ROW, topics="nq"), "topics 'nq'; a name such as nq-train"),
+        (changed(ROW, topics="nq"), "topics is 'nq'; it must be a name such as nq-train"),
         (changed(ROW, qid="first"), "query 'first' of nq-train has its negatives on an earlier line"),
     ],
 )

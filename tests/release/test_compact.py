@@ -129,7 +129,7 @@ def test_the_verb(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     export([*flags, "--what", "compact", "--megabytes", "1", "--overwrite"])
     assert load_encoder(str(tmp_path / "out" / "compact")).config.pooling == "mean"
     assert sum(path.stat().st_size for path in (tmp_path / "out" / "compact").iterdir()) <= 1_000_000
-    with pytest.raises(InputError, match=r"--megabytes 0\.0: a number above 0"):
+    with pytest.raises(InputError, match=r"--megabytes is 0\.0; it must be a number above 0"):
         export([*flags, "--what", "compact", "--megabytes", "0"])
     for wrong in (["--what", "compact"], ["--what", "huggingface", "--megabytes", "1"]):
         with pytest.raises(InputError, match="--what compact and --megabytes must be given together"):

@@ -185,7 +185,7 @@ def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) ->
 
 def test_flags_go_together(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
     for given in (["--training", *runs], ["--result", "ours.1.whole"], ["--beside", "theirs.1.whole"]):
-        with pytest.raises(InputError, match="go together"):
+        with pytest.raises(InputError, match="must be given together"):
             main(flags(encoder, *given))
     with pytest.raises(InputError, match=r"card\.json: no such file"):
         main(flags(encoder))
@@ -208,7 +208,7 @@ def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
         read_lineage([*runs, stray])
     moved = Path(shutil.move(tmp_path / "work", tmp_path / "elsewhere"))
     assert read_lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
-    with pytest.raises(InputError, match=r"no config\.json in it"):
+    with pytest.raises(InputError, match=r"it is not a training: it has neither config\.json"):
         read_lineage([tmp_path])
 
 
@@ -274,5 +274,7 @@ def test_an_adaptation_is_a_stage(settings: Callable[..., AdaptSettings], tmp_pa
     ):
         read_lineage([tmp_path / "t"])
     (tmp_path / "one" / "1" / "out" / "report.json").unlink()
-    with pytest.raises(InputError, match=r"one/1/out: no config\.json in it, .*and no report\.json of a finished"):
+    with pytest.raises(
+        InputError, match=r"one/1/out: it is not a training: it has neither config\.json .*nor report\.json"
+    ):
         read_lineage([tmp_path / "one" / "1" / "out"])

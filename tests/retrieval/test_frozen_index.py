@@ -306,7 +306,7 @@ def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, layout: str, value
         (DOCIDS[:-1], "1,500 vectors, but 1,499 docids"),
         ([*DOCIDS, "one more"], "1,500 vectors, but 1,501 docids"),
         ([DOCIDS[7], *DOCIDS[1:]], f"vectors 0 and 7 have the same docid '{DOCIDS[7]}'"),
-        ([*DOCIDS[:5], " ", *DOCIDS[6:]], "line 6: blank"),
+        ([*DOCIDS[:5], " ", *DOCIDS[6:]], "line 6: this line is blank"),
     ],
 )
 def test_docids_that_do_not_fit_are_refused(tmp_path: Path, layout: str, docids: list[str], said: str) -> None:
@@ -335,8 +335,8 @@ def test_docids_are_read_as_pyserini_reads_them(tmp_path: Path) -> None:
         (VECTORS[0], r"its shape is \(16,\)"),
         (VECTORS[:0], r"its shape is \(0, 16\)"),
         (VECTORS[None], r"its shape is \(1, 1500, 16\)"),
-        (VECTORS.astype(np.int32), "its numbers are int32; float16, float32, float64 are allowed"),
-        (VECTORS.astype(np.complex64), "its numbers are complex64"),
+        (VECTORS.astype(np.int32), "its numbers are of type int32; allowed: float16, float32, float64"),
+        (VECTORS.astype(np.complex64), "its numbers are of type complex64"),
         (np.array([["a", 1.0]], dtype=object), "pickles are not read"),
     ],
 )
@@ -418,7 +418,7 @@ def test_docids_are_asked_for_and_refused_where_there_are_some(tmp_path: Path) -
             open_frozen_index(tmp_path / path)
     for layout, path in (("vectors", "vectors"), ("pyserini Flat", "pyserini")):
         made(tmp_path, layout)
-        with pytest.raises(InputError, match=f"--docids .*ids.txt: {tmp_path / path} has docids of its own"):
+        with pytest.raises(InputError, match=f"--docids .*ids.txt: {tmp_path / path} already contains docids"):
             open_frozen_index(tmp_path / path, write_ids(tmp_path))
     (tmp_path / "pyserini" / "shard-1-of-1").mkdir()
     (tmp_path / "pyserini" / "shard-1-of-1" / "manifest.json").write_text("{}")

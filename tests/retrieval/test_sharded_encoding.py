@@ -110,7 +110,7 @@ def test_a_gzip_file_is_refused_with_the_command_that_unpacks_it(tiny_bert: Path
             ["--shards", "3"],
             "shard-1-of-2: a shard of 2, not of 3; give --shards 2 or --overwrite",
         ),
-        (["--shards", "2", "--normalize"], ["--shards", "2"], "exists and was made otherwise (encoder is "),
+        (["--shards", "2", "--normalize"], ["--shards", "2"], "exists and was made differently (encoder is "),
     ],
 )
 def test_shards_of_others_are_refused_and_overwritten(

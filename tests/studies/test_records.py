@@ -242,11 +242,11 @@ def values(value: Any) -> Callable[[Path], object]:
         ),
         (
             changed(lambda record: record["topics"].pop("wow-dev")),
-            "its topics are nq-dev, those of its values nq-dev, wow-dev",
+            "its topics are nq-dev, but its values are for nq-dev, wow-dev",
         ),
         (
             changed(lambda record: record["topics"].update(x=record["topics"]["nq-dev"])),
-            "its topics are nq-dev, wow-dev, x, those of its values nq-dev, wow-dev",
+            "its topics are nq-dev, wow-dev, x, but its values are for nq-dev, wow-dev",
         ),
         (changed(lambda record: record.update(format=1)), "written in another format; allowed is 2"),
         (changed(lambda record: record.pop("seed")), "line 1: no seed, which is needed"),

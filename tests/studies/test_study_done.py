@@ -286,11 +286,11 @@ def test_what_is_no_record_is_named(trial: Trial, record: str) -> None:
 
 def test_models_that_are_missing_are_named_at_once(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
     trial.models = trial.models[1:]
-    with pytest.raises(InputError, match=r"^--models tiny=FOLDER: needed"):
+    with pytest.raises(InputError, match=r"^--models: the jobs also need tiny=FOLDER"):
         trial.run("fresh", "--only", "second")
     assert trial.run("fresh", "--only", "untrained") == ["search untrained, seed 0"]
     argv = ["--conditions", str(trial.folder / "conditions.toml"), "--work", str(trial.folder / "fresh")]
-    with pytest.raises(InputError, match=r"^--models tiny=FOLDER small=FOLDER: needed"):
+    with pytest.raises(InputError, match=r"^--models: the jobs also need tiny=FOLDER small=FOLDER"):
         reproduce(argv)
     reproduce([*argv, "--list", "--format", "json"])
     assert [row["state"] for row in json.loads(capsys.readouterr().out)["rows"]] == [*["no model"] * 3, "-"]

@@ -73,7 +73,7 @@ def test_the_leaderboard_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "| macro average |" in told and "| task-specific (minilm-l6) |" in told
     assert "that these seeds and queries can show" in told
-    with pytest.raises(InputError, match="no system matches 'tasks'; there are"):
+    with pytest.raises(InputError, match="no system matches 'tasks'; systems:"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--against", "tasks"])
     with pytest.raises(InputError, match="--headroom prints a table; --format svg cannot show it"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--format", "svg"])

@@ -314,7 +314,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tiny_bert: Path, tmp_pa
 
 def test_what_the_base_says_cannot_be_contradicted(tiny_bert: Path, tmp_path: Path) -> None:
     encoder(tiny_bert, head=8).save(tmp_path / "base")
-    with pytest.raises(InputError, match="pooling is first; the base .* says mean; leave pooling out"):
+    with pytest.raises(InputError, match="pooling is first, but the base model .* has mean; leave pooling out"):
         encoder(tmp_path / "base", pooling="first")
     with pytest.raises(InputError, match="head is 4; the base .* says 8; leave head out"):
         encoder(tmp_path / "base", pooling=None, head=4)
@@ -328,7 +328,7 @@ def test_a_base_may_gain_a_head_and_normalisation(tiny_bert: Path, tmp_path: Pat
 
 
 def test_a_plain_base_must_be_told_its_pooling(tiny_bert: Path) -> None:
-    with pytest.raises(InputError, match="does not say how it pools"):
+    with pytest.raises(InputError, match="does not record how to pool"):
         encoder(tiny_bert, pooling=None)
     with pytest.raises(InputError, match="pooling 'decoder' needs a T5 model, this is 'bert'"):
         encoder(tiny_bert, pooling="decoder")

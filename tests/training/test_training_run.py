@@ -427,7 +427,7 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
             {"batch_size": 1},
             "batch_size is 1; each of the 2 tasks needs a query in every step, so it must be at least 2",
         ),
-        ({"shares": "4,4,4"}, "shares is '4,4,4', 3 in all; 2 tasks need 2 whole numbers"),
+        ({"shares": "4,4,4"}, "shares is '4,4,4', which are 3 numbers; 2 tasks need 2"),
         (
             {"weighting": "taco", "weighting_options": {"tua": 2}},
             r"weighting_options: unknown option 'tua' of taco; did you mean tau\?",
@@ -442,7 +442,7 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
         ),
         (
             {"weighting": "taco", "weighting_options": {"tau": "hot"}},
-            "task weighting option tau: 'hot'; a number other than 0, or share:S",
+            "task weighting option tau: it is 'hot', but must be a number other than 0, or share:S",
         ),
         (
             {"weighting": "taco", "weighting_options": {"beta": 2}},

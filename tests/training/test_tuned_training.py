@@ -269,11 +269,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune_reparameterise": True}, "tune_reparameterise is True; it has an effect only with a tune other than full"),
     (
         {"tune": "lora", "tune_positions": "plain"},
-        "tune_positions is 'plain'; tune lora has no prompts, prefix, prompt, mam have",
+        "tune_positions is 'plain', but tune lora has no prompts (only prefix, prompt, mam have)",
     ),
     (
         {"tune": "iaa-l", "tune_reparameterise": True},
-        "tune_reparameterise is True; tune iaa-l has no prompts, prefix, prompt, mam have",
+        "tune_reparameterise is True, but tune iaa-l has no prompts (only prefix, prompt, mam have)",
     ),
     (
         {"tune": "prefix", "tune_width": 30, "passage_length": 100, "tune_positions": "shifted"},

@@ -216,7 +216,7 @@ CASES = {
         altered("i/index", lambda body: body[:-9], index_of),
     ),
     "index that was altered": Case(
-        "index --output i --verify", ["i/index: altered"], altered("i/index", flipped, index_of)
+        "index --output i --verify", ["i/index: it was changed"], altered("i/index", flipped, index_of)
     ),
     "block that was cut": Case(
         "index --vectors v --output i", [BLOCK, "truncated or altered"], altered(BLOCK, lambda body: body[:-9])

@@ -32,4 +32,4 @@ def test_a_verb_is_what_it_is_as_a_module(verb: tuple[str, ...]) -> None:
 def test_a_wrong_verb_is_one_line_with_the_nearest() -> None:
     done = run("taco_ir", "serch")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: 'serch' is no verb; did you mean search? (see taco-ir --help)\n"
+    assert done.stderr == "error: 'serch' is not a taco-ir command; did you mean search? (see taco-ir --help)\n"

@@ -192,7 +192,7 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ),
         ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is neither a number nor none"),
         ([*BM25, "--margin", "1", "2"], "--margin: 2 values for 1 source; give one"),
-        ([*MANY, "--window", "0:5", "0:6"], "--window: 2 values for 3 sources; give one for all, or 3"),
+        ([*MANY, "--window", "0:5", "0:6"], "--window has 2 values for 3 sources; give one for all, or 3"),
         ([*MANY, "--margin", "1", "2", "3", "4"], "--margin: 4 values for 3 sources"),
         ([*MANY, "--margin", "1", "none", "-2"], r"--margin is -2\.0; it must be a number, or none, at least 0"),
         ([*MANY, "--pooling", "mean"], "--pooling has an effect only with a model as --source"),
@@ -208,7 +208,7 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ),
         (
             ["--source", "./nix", "--output", "n.jsonl"],
-            r"--source '\./nix' is not bm25, a run or a folder of runs, and as a model: .*no such folder",
+            r"--source '\./nix' is not bm25, a run or a folder of runs; read as a model: .*no such folder",
         ),
         (
             ["--source", "empty", "--output", "n.jsonl"],

@@ -183,7 +183,7 @@ def test_runs_of_anything_else_are_refused(run: dict[str, list[str]], said: str)
 def test_the_first_missing_queries_are_named() -> None:
     queries = [Query(f"q{n}", "text", "nq") for n in range(9)]
     run = Run({"q0": rank_pages(["1"])}, level="page")
-    with pytest.raises(InputError, match=r"r: no hits for 8 of 9 queries \('q1', 'q2', 'q3', \.\.\.\)"):
+    with pytest.raises(InputError, match=r"r: 8 of 9 queries \('q1', 'q2', 'q3', \.\.\.\) are not in the run"):
         build_submission(queries, run, build_outputs(run), "r")
 
 

@@ -129,7 +129,7 @@ CASES = {
     ),
     "mine: no gold": Case(
         "mine --collection c --tasks nq --split test --source {model} --pooling first --output out.jsonl",
-        "nq-test: no evidence",
+        "nq-test: these topics have no gold",
     ),
     "mine: output under a file": Case(
         "mine --collection c --tasks nq --source {model} --pooling first --output kept/out.jsonl", "kept", file("kept")
@@ -159,7 +159,7 @@ CASES = {
         "push {model} org/name", "no token for .*: run `hf auth login`, or set HF_TOKEN", logged_out
     ),
     "pull: output": Case("pull org/name --output kept", "--output kept is a file", file("kept")),
-    "adapt: index": Case(f"adapt {ADAPT} --index nowhere", "--index nowhere: there is nothing"),
+    "adapt: index": Case(f"adapt {ADAPT} --index nowhere", "--index nowhere: no such file or folder"),
     "leaderboard: output": Case("leaderboard study --output kept", "--output kept exists", file("kept")),
     "leaderboard: systems": Case("leaderboard study --without nobody", "no system matches 'nobody'"),
     "leaderboard: measure": Case("leaderboard study --measures nonsense", "nonsense"),

@@ -163,13 +163,19 @@ def test_what_is_no_list_of_parameters_is_told(given: object, said: str) -> None
     [
         (lambda losses: losses[:1], "1 losses; one for each of 2 tasks is needed"),
         (lambda losses: [losses[0], losses[1].detach()], r"the loss of task 1 is a tensor of shape \[\] without a gr"),
-        (lambda losses: [losses[0].expand(3), losses[1]], r"the loss of task 0 is a tensor of shape \[3\]; a scalar"),
+        (
+            lambda losses: [losses[0].expand(3), losses[1]],
+            r"the loss of task 0 is a tensor of shape \[3\]; it must be a scalar",
+        ),
         (
             lambda losses: [losses[0], losses[1].item()],
             "the loss of task 1 is no tensor but float; it must be a scalar with a graph",
         ),
         (lambda losses: dict(enumerate(losses)), "the loss of task 0 is no tensor but int"),
-        (lambda losses: [losses[0], Parameter(torch.ones(())) * 2], "the loss of task 1 depends on none of the 4 par"),
+        (
+            lambda losses: [losses[0], Parameter(torch.ones(())) * 2],
+            "the loss of task 1 does not depend on any of the 4 par",
+        ),
     ],
 )
 def test_losses_that_give_no_gradients_are_told(given: object, said: str) -> None:

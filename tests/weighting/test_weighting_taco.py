@@ -148,7 +148,9 @@ def test_tau_by_share_waits_for_statistics_and_needs_burn_in() -> None:
     for grads_TP in (0 * even, 0 * even):  # nothing was sensitive to anything: uniform, whatever progress says
         assert step(weighting, params, grads_TP, 0.9)[1].weights == (0.5, 0.5)
     assert not weighting.adaptive
-    with pytest.raises(InputError, match="burn_in: 0.0; with tau by share a share of the training above 0 is allowed"):
+    with pytest.raises(
+        InputError, match="burn_in: it is 0.0, but must be a share of the training above 0, since tau is given by share"
+    ):
         Taco(params, 2, tau="share:0.2", burn_in=0.0)
 
 

@@ -192,8 +192,8 @@ def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
         ({"method": "magic"}, "method is 'magic'; valid: bitfit, lora, "),
         ({"roles": "none"}, "roles is 'none'; valid: shared, tower, "),
         ({"width": "4"}, "width is '4'; it must be a whole number"),
-        ({"width": 5}, "does not fit adapters of iaa-l, width 5"),
-        ({"tasks": ["nq"]}, "does not fit adapters of iaa-l, width 4, for task nq, passage"),
+        ({"width": 5}, "does not fit adapters of method iaa-l, width 5"),
+        ({"tasks": ["nq"]}, "does not fit adapters of method iaa-l, width 4, for task nq, passage"),
     ],
 )
 def test_a_record_that_is_wrong(tiny_bert: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -293,7 +293,7 @@ def test_a_small_folder_holds_its_backbone_and_lends_adapters(
             after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05
         )
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
-    none = "which has none; the model's adapters are for fever, nq, wow; none is none of them"
+    none = "which has none; the model's adapters are for fever, nq, wow; none stands for no adapter"
     for wrong, said in (
         ("nq=wow", "task 'nq' has an adapter of its own"),
         ("trex=eli5", f"is to take the adapter of 'eli5', {none}"),
