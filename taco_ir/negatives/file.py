@@ -236,9 +236,7 @@ def _check(where: str, record: Mapping[str, Any], kinds: Mapping[str, str]) -> N
     """Raise InputError unless `record` has exactly the keys of `kinds`, each of its kind."""
     if record.keys() != kinds.keys():
         missing, unknown = [key for key in kinds if key not in record], [key for key in record if key not in kinds]
-        raise InputError(
-            f"{where}: missing keys {missing}, unknown keys {unknown}; it must have the keys {list(kinds)}"
-        )
+        raise InputError(f"{where}: keys missing {missing}, unknown {unknown}; it must have the keys {list(kinds)}")
     for key, kind in kinds.items():
         if not isinstance(record[key], KINDS[kind]) or isinstance(record[key], bool):
             raise InputError(f"{where}: {key} is {str(record[key])[:80]!r}; {kind} is needed")

@@ -85,7 +85,7 @@ class SearchPage:
         return make_page(
             templates_of("taco_ir.serving"),
             "search.html",
-            f"Search {self._collection.name}",
+            f"Search the collection {self._collection.name}",
             ["search.css"],
             forms=True,
             text=text,

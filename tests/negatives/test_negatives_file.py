@@ -86,7 +86,7 @@ def test_those_of_some_queries_are_kept(tmp_path: Path) -> None:
     assert read_negatives(path, None, {"nq-train": {"b", "c"}}).docids == {"nq-train": {"b": ["2"]}}
     with path.open("a") as sink:
         sink.write("{}\n")
-    with pytest.raises(InputError, match="line 5: missing keys"):
+    with pytest.raises(InputError, match="line 5: keys missing"):
         read_negatives(path, None, {"nq-train": {"b"}})
 
 

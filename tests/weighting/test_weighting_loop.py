@@ -145,12 +145,12 @@ def test_the_head_of_a_task_may_be_weighted_too() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (lambda model: model, "found a TwoTasks"),
-        (lambda model: model.trunk, "found a Sequential"),
-        (lambda model: model.named_parameters(), "found a tuple"),
-        (lambda model: [{"params": model.parameters()}], "found a dict"),
-        (lambda model: model.place.weight, "found a Parameter"),
-        (lambda model: iter(()), "no trainable parameter"),
+        (lambda model: model, "params must .* found a TwoTasks"),
+        (lambda model: model.trunk, "params must .* found a Sequential"),
+        (lambda model: model.named_parameters(), "params must .* found a tuple"),
+        (lambda model: [{"params": model.parameters()}], "params must .* found a dict"),
+        (lambda model: model.place.weight, "params must .* found a Parameter"),
+        (lambda model: iter(()), "there is no trainable parameter"),
     ],
 )
 def test_what_is_no_list_of_parameters_is_told(given: object, said: str) -> None:

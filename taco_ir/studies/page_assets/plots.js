@@ -46,15 +46,22 @@ function cut(text, room) {
 
 const isNarrow = (host) => host.clientWidth < 640;
 
-/** Put a plot into `host`: names at the left, values at the right, an axis over [low, high] between, `top` pixels above it. */
+/** Put a plot into `host`: names at the left (above their rows where it is narrow), values at the right, an axis over
+ * [low, high] between, `top` pixels above it. */
 function plot(host, { title, names, values, low, high, top }, marks) {
   const width = Math.min(Math.max(host.clientWidth, 300), 1200);
-  const left = Math.min(Math.max(...names.map(textWidth)) + 12, width * 0.4);
+  const narrow = isNarrow(host);
+  const row = narrow ? 1.7 * ROW : ROW;
+  const left = narrow ? 12 : Math.min(Math.max(...names.map(textWidth)) + 12, width * 0.4);
   const room = Math.max(...values.map(textWidth)) + 20;
   const at = (value) => left + ((value - low) / (high - low || 1)) * (width - left - room);
-  const bottom = top + names.length * ROW;
-  const middle = (i) => top + (i + 0.5) * ROW;
-  const rows = names.map((text, i) => label(left - 10, middle(i), cut(text, left - 10), { "text-anchor": "end" }));
+  const bottom = top + names.length * row;
+  const middle = (i) => top + (i + 1) * row - 0.5 * ROW;
+  const rows = names.map((text, i) =>
+    narrow
+      ? label(0, top + i * row + 0.4 * ROW, cut(text, width))
+      : label(left - 10, middle(i), cut(text, left - 10), { "text-anchor": "end" }),
+  );
   const every = Math.ceil(ticks(low, high).length / ((width - left - room) / 44));
   const grid = ticks(low, high).flatMap((tick, i) => [
     line(at(tick), top, at(tick), bottom, Math.abs(tick) < 1e-9 ? "zero" : "grid"),
