@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 
 def is_users(error: OSError) -> bool:
-    """Whether an error is of the user's disk or path, and not of the code."""
+    """Whether an error comes from the user's disk or path, not from the code."""
     return errno.errorcode.get(error.errno or 0) in USERS_OSERRORS.split()
 
 

@@ -139,7 +139,7 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Memory that processes may still take, in bytes: of this machine, or of this container where it has less."""
+    """Memory that processes can still use, in bytes: on this machine, or in this container if it has less."""
     free = [_number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024 or MEMORY_UNKNOWN]
     for most, used in CONTAINER_MEMORY:
         if limit := _number(Path(most), r"(\d+)"):

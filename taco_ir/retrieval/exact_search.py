@@ -1,10 +1,11 @@
-"""Exact search by inner product: numpy's BLAS over blocks of vectors, keeping all that may be among the best hits.
+"""Exact search by inner product: matrix products over blocks of vectors, keeping all that may be among the best hits.
 
-Threads share many queries out, each with BLAS on one thread: so what is done between the products has all cores, too.
+Threads divide the queries, each using BLAS with a single thread, so the work between matrix products uses all cores
+too.
 
-BLAS may round the same product differently in another block or among more queries. So its products only choose what may
-be among the best, by a bound on what rounding changes, and these scores are computed again one by one in float64. Hits
-and scores depend on the query and the vectors alone: not on blocks, threads, machines or what else is searched at once.
+BLAS may round the same product differently in another block or with more queries. So its products only select
+candidates, using a bound on the rounding error, and the candidates' scores are computed again one by one in float64.
+Hits and scores depend only on the query and the vectors: not on blocks, threads, machines, or other queries.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ UNIT = 2.0**-23  # twice the relative error of a rounded float32
 
 
 class Candidates(NamedTuple):
-    """Hits of many queries, one an entry."""
+    """Candidate hits of many queries, as arrays with one entry per hit."""
 
     query: npt.NDArray[np.intp]
     row: npt.NDArray[np.intp]
@@ -49,12 +50,12 @@ class Candidates(NamedTuple):
 
 
 class Products(Protocol):
-    """How the inner products of a block of queries and a block of vectors are computed.
+    """The interface for computing the inner products of a block of queries and a block of vectors.
 
     Attributes:
-        queries: that are scored together.
-        threads: that share queries out.
-        error: by how much rounding can change the difference of two scores of vectors of length 1.
+        queries: number of queries to score together.
+        threads: number of threads that divide the queries.
+        error: bound on the rounding error in the difference of two scores, for vectors of length 1.
     """
 
     queries: int
@@ -62,19 +63,19 @@ class Products(Protocol):
     error: float
 
     def read(self, block_ND: npt.NDArray[np.floating]) -> tuple[Any, float]:
-        """The block as `score` takes it, and the largest norm of its vectors, rounded up."""
+        """A block in the form that `score` uses, and the largest norm of its vectors, rounded up."""
 
     def hold(self, queries_BD: Vectors) -> Any:
-        """The queries as `score` takes them."""
+        """The queries in the form that `score` uses."""
 
     def score(self, queries_BD: Any, block_ND: Any) -> Any:
         """All inner products: [B, N]."""
 
     def best(self, scores_BN: Any, place: int) -> npt.NDArray[np.float64]:
-        """The score of each query at a place, counted from 1, of its scores in descending order."""
+        """For each query, the score at a position (from 1) of its scores in descending order."""
 
     def select(self, scores_BN: Any, least_B: Vectors) -> tuple[npt.NDArray[np.intp], Vectors]:
-        """Flat places and values of the scores that are at least that of their query."""
+        """Flat positions and values of the scores that are at least the given minimum for their query."""
 
 
 class Float32:
@@ -110,7 +111,8 @@ class Float32:
 def exact_search(
     queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int
 ) -> Iterator[Ranking]:
-    """Yield for each query the `hits` passages of largest inner product, ties by docid descending, at the last hit too.
+    """Yield for each query the `hits` passages with the largest inner products; ties, also at the last hit, are ordered
+    by docid, descending.
 
     Shapes: `queries_BD` [B, D], `vectors_ND` [N, D], `docids_N` [N].
     """
@@ -132,7 +134,7 @@ def _blas() -> Any:
 
 
 class ExactSearch:
-    """An exact search for B queries, to which all vectors are given block by block, in any order.
+    """An exact search for B queries, which receives all vectors block by block, in any order.
 
     Args:
         vectors_ND, docids_N: read by arrays of row numbers, and of candidates alone.
@@ -171,7 +173,7 @@ class ExactSearch:
         self._stack.close()
 
     def add(self, start: int, block_ND: npt.NDArray[np.floating]) -> None:
-        """Score the vectors of the rows from `start` on; returns while the last blocks are still being scored."""
+        """Score the vectors in the rows from `start` on; returns while the last blocks are still being scored."""
         block, longest = self._products.read(block_ND)
         self.longest = max(self.longest, longest)
 
@@ -187,7 +189,7 @@ class ExactSearch:
             self._wait(self._added.popleft())
 
     def put(self, found: Candidates, longest: float) -> None:
-        """Add what another search found for the same queries in other vectors, the longest of which is given."""
+        """Add what another search found for the same queries in other vectors, whose largest norm is `longest`."""
         self.longest = max(self.longest, longest)
         order = np.argsort(found.query, kind="stable")
         ends = np.searchsorted(found.query[order], self._firsts[1:])
@@ -196,7 +198,7 @@ class ExactSearch:
             block.put(part._replace(query=part.query - first), longest)
 
     def candidates(self) -> Candidates:
-        """All that can be among the best hits so far, by query."""
+        """All that may be among the best hits so far, by query."""
         while self._added:
             self._wait(self._added.popleft())
         found = [block.thin() for block in self._blocks]
@@ -302,7 +304,7 @@ class _Block:
 def exact_scores(
     queries_BD: Vectors, vectors_ND: Vectors, query: npt.NDArray[np.intp], row: npt.NDArray[np.intp]
 ) -> Vectors:
-    """Inner products of pairs, each summed alone in float64, whatever the other pairs are."""
+    """Inner products of pairs, each summed separately in float64."""
     score = np.empty(len(row), dtype=np.float32)
     for start in range(0, len(row), PAIRS):
         pairs = slice(start, start + PAIRS)
@@ -311,7 +313,7 @@ def exact_scores(
 
 
 def rounding(dim: int) -> float:
-    """By how much rounding can change the difference of two float32 inner products of vectors of length 1."""
+    """A bound on the rounding error in the difference of two float32 inner products of vectors of length 1."""
     return 2 * dim * UNIT
 
 

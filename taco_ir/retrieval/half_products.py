@@ -1,7 +1,7 @@
-"""Inner products in half precision, for an exact search on an accelerator: many times faster there than float32.
+"""Inner products in half precision for an exact search on an accelerator, where they are much faster than float32.
 
-Factors are rounded to half precision, sums are float32. What rounding can change is bounded, so all passages that may
-be among the best hits are kept, and their scores are computed again: hits and scores are those of float32.
+Factors are rounded to half precision; sums are float32. The rounding error is bounded, so all passages that may be
+among the best hits are kept, and their scores are computed again: hits and scores are the same as with float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUERIES = 4096  # queries that are scored together
 
 
 class HalfPrecision:
-    """Products of torch on a device, of vectors in fp16 or bf16.
+    """Inner products by torch on a device, for vectors in fp16 or bf16.
 
     Queries have length 1 while they are multiplied, so that all can be written in fp16.
     """

@@ -1,4 +1,4 @@
-"""Encodes a collection in shards by the workers of an engine; the bytes are the same, whoever writes them."""
+"""Encodes a collection in shards with an engine's workers; the bytes do not depend on which worker writes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOR_EACH_WORKER = 8  # shards by default, so that none waits long for the last
 
 
 class ShardsOfPassages:
-    """A kind of unit: a shard of the vectors of a collection.
+    """A kind of unit: one shard of a collection's vectors.
 
     Raises:
         InputError: on a machine that lacks a folder, or where passages or model are not those of whoever asks.
@@ -61,10 +61,10 @@ def encode_shards(
     open_engine: Callable[[], Engine],
     overwrite: bool = False,
 ) -> None:
-    """Encode what is left of a collection in equal shards, by the workers of an engine.
+    """Encode the unfinished part of a collection in equal shards, with an engine's workers.
 
     Args:
-        shards: how many; None: as many as the folder has, else some for each worker.
+        shards: number of shards; None: as many as the folder has, or else several for each worker.
 
     Raises:
         InputError: for a collection in gzip, a folder with other vectors or other shards, shards that nobody could do.

@@ -58,7 +58,8 @@ class VectorStream:
         self._kept: list[Path] = []
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking] | None:
-        """The `hits` passages of largest inner product for each query, as of a Flat index; None of one shard alone.
+        """The `hits` passages with the largest inner products for each query, as from a Flat index; None for a single
+        shard.
 
         Raises:
             InputError: where memory is too small for a block, for a block that was altered, or where another process
@@ -73,7 +74,7 @@ class VectorStream:
         return found if self._place.shard.of == 1 else None
 
     def forget(self) -> None:
-        """Remove the files of searches that have ended."""
+        """Remove the files of finished searches."""
         for folder in self._kept:
             shutil.rmtree(folder, ignore_errors=True)
         self._kept.clear()
@@ -147,7 +148,7 @@ class VectorStream:
 
 
 class StoredDocids:
-    """Docids in files of one a line, of which only those of some rows are read."""
+    """Docids in files with one per line, of which only some rows are read."""
 
     def __init__(self, paths: Sequence[Path], starts: npt.NDArray[np.int64]) -> None:
         self._paths, self._starts = paths, starts
@@ -164,10 +165,10 @@ class StoredDocids:
 
 
 class Part(NamedTuple):
-    """What a process found in some blocks.
+    """What a process has found in some blocks.
 
     Attributes:
-        blocks: their numbers.
+        blocks: numbers of the blocks.
         longest: the largest norm of a vector in them.
     """
 
@@ -190,7 +191,7 @@ class Part(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Part | None:
-        """Read a part; None where there is none. One that was damaged is told, and its blocks are searched again."""
+        """Read a part; None if there is none. A damaged part is reported, and its blocks are searched again."""
         from safetensors import SafetensorError, safe_open
 
         if not path.is_file():

@@ -1,1 +1,1 @@
-"""One piece of work in many hands: units, and the engines whose workers do them, on one machine or on many."""
+"""Divides work among several workers: units of work, and engines that run them on one machine or many."""

@@ -1,4 +1,4 @@
-"""Engines: whose hands do units of work, and how far these are. `Here` is this process, without any dependency."""
+"""Engines run units of work in some number of workers. `Here` runs them in this process and needs no other package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED_WITHIN = 20.0  # seconds in which a disk shows one machine what another w
 
 
 class Standing:
-    """How far all units of a command are, as the disk says, with a line of progress."""
+    """The progress of all units of a command, as found on disk, with a progress line."""
 
     def __init__(self, units: Sequence[Unit], what: str, rows: str) -> None:
         self._states = {unit.number: unit.look() for unit in units}
@@ -26,20 +26,20 @@ class Standing:
 
     @property
     def finished(self) -> int:
-        """Units that are done."""
+        """The number of finished units."""
         return sum(state.finished for state in self._states.values())
 
     def is_done(self, unit: Unit) -> bool:
         return self._states[unit.number].finished
 
     def at(self, unit: Unit) -> None:
-        """Look how far a unit is, and show it."""
+        """Read a unit's progress from disk, and show it."""
         self._states[unit.number] = unit.look()
         if (done := sum(state.done for state in self._states.values())) > self._before:
             self._progress.at(done, f"{self.finished:,} of {len(self._states):,} shards")
 
     def confirm(self, unit: Unit, host: str) -> None:
-        """Note a unit that a worker has done. Raises: InputError where the disk does not show it to this machine."""
+        """Record that a worker finished a unit. Raises: InputError if this machine cannot see the result on disk."""
         until = time.monotonic() + SHARED_WITHIN
         while not unit.look().finished:
             if time.monotonic() > until:
@@ -50,23 +50,23 @@ class Standing:
 
 
 class Engine(Protocol):
-    """Who does units of work.
+    """The interface of engines, which run units of work.
 
     Attributes:
-        workers: how many work at once.
+        workers: number of units that run at the same time.
     """
 
     workers: int
 
     def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
-        """Do units; the numbers of those that could not be done, with the reason. Raises: InputError for a mistake."""
+        """Run units; returns the numbers of failed units with the reasons. Raises: InputError for a user's mistake."""
 
     def close(self) -> None:
         """End all workers."""
 
 
 class Here:
-    """This process does all units, one after the other."""
+    """Runs all units in this process, one after the other."""
 
     workers = 1
 
@@ -83,13 +83,13 @@ class Here:
 
 
 def do_units(units: Sequence[Unit], engine: Engine, what: str, rows: str) -> None:
-    """Do what is left of units, with a line of progress: rate, shards that are done, time left.
+    """Run all unfinished units, with a progress line: rate, finished shards, time left.
 
     Args:
-        what: is done, and `rows` what is counted, for that line.
+        what: name of the work, and `rows` the name of what is counted, for the progress line.
 
     Raises:
-        InputError: naming the units that could not be done; for a user's mistake that a worker found.
+        InputError: naming the failed units, or for a user's mistake that a worker found.
     """
     standing = Standing(units, what, rows)
     if before := standing.finished:

@@ -1,4 +1,4 @@
-"""Pools of workers: who does which unit, and what happens where a worker ends."""
+"""Pools of workers: gives each worker its units, and handles workers that die."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLOW_START = 60.0  # seconds after which a user is told that no worker has begun
 
 
 class Pool(ABC):
-    """An engine of several workers, in processes of their own.
+    """An engine with several workers in separate processes.
 
     A unit whose worker ends goes to another, and what the disk has of it stays. A unit at which three of them ended is
     given up, while others go on.
@@ -33,19 +33,19 @@ class Pool(ABC):
 
     @abstractmethod
     def hire(self) -> int:
-        """Start one more worker, which says when it is ready; its number."""
+        """Start another worker and return its number; the worker reports when it is ready."""
 
     @abstractmethod
     def give(self, worker: int, unit: Unit) -> None:
-        """Let a worker that is ready do a unit."""
+        """Give a unit to a worker that is ready."""
 
     @abstractmethod
     def hear(self, seconds: float) -> tuple[int, Answer] | None:
-        """A worker, and what it says or how it ended; None where none says anything for some seconds."""
+        """Wait for a message from any worker, or its end; None if nothing comes for some seconds."""
 
     @abstractmethod
     def end(self, worker: int) -> None:
-        """End a worker, which may have ended."""
+        """Stop a worker, which may have stopped already."""
 
     @abstractmethod
     def close(self) -> None:

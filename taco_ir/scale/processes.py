@@ -1,6 +1,7 @@
-"""Workers in processes of this machine, which read units from a pipe and answer into another, as lines of JSON.
+"""Workers in processes on this machine, which read units from a pipe and write answers to another, as JSON lines.
 
-`python -m taco_ir.scale.processes` is such a worker. It ends when its pipe does, or whoever started it.
+`python -m taco_ir.scale.processes` is such a worker. It stops when its pipe closes, or the process that started it
+stops.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Processes(Pool):
-    """Processes of this machine: one for each GPU, or some that share the processors.
+    """Processes on this machine: one for each GPU, or several that share the processors.
 
     Args:
-        workers: how many; None: one for each GPU, one on a CPU.
-        device: of --device.
+        workers: number of processes; None: one for each GPU, or one on a CPU.
+        device: the value of --device.
 
     Raises:
         InputError: for more workers than GPUs, or one GPU of several.
@@ -118,7 +119,7 @@ def _gpus(device: str) -> list[str]:
 
 
 def main() -> None:
-    """Do units until the pipe ends."""
+    """Run units until the pipe closes."""
     end_with_parent()
     share_processors()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

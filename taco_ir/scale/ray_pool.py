@@ -1,7 +1,7 @@
-"""Workers on the machines of a Ray cluster, or of a Ray that lasts as long as the command: actors of Ray Core.
+"""Workers on the machines of a Ray cluster, or of a Ray instance started for this command; they are Ray Core actors.
 
-Ray gives each worker its processors and GPUs, and says when one has ended. Units and answers are JSON; rows and vectors
-go to the disk that all machines share, never through Ray.
+Ray allocates processors and GPUs to workers, and reports when one has died. Units and answers are JSON; rows and
+vectors are written to a disk that all machines share, never sent through Ray.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOCAL, AUTO = "local", "auto"
 
 
 class Actor:
-    """A worker in a process of Ray.
+    """A worker in a Ray process.
 
     Args:
-        home: the data home of whoever asks.
+        home: the data home of the process that started the command.
     """
 
     def __init__(self, home: str) -> None:
@@ -42,7 +42,7 @@ class Actor:
         self._worker = Worker()
 
     def begin(self) -> str:
-        """Say that it is ready, unless this machine lacks the data home."""
+        """Report that the worker is ready, unless this machine cannot see the data home."""
         host, home = socket.gethostname(), data_home()
         lacks = f"there is no data home {home}; let TACO_IR_HOME be a folder that all machines share"
         return json.dumps(Answer("ready", host=host) if home.is_dir() else Answer("refused", lacks, host=host))
@@ -52,15 +52,15 @@ class Actor:
 
 
 class Ray(Pool):
-    """Actors of Ray; of the Ray that this process has begun, if it has.
+    """An engine whose workers are Ray actors.
 
     Args:
-        workers: how many; None: as many as the cluster has room for.
-        cpus, gpus: of each, as Ray counts them; they may be parts of one.
+        workers: number of actors; None: as many as fit into the cluster.
+        cpus, gpus: processors and GPUs for each actor, as Ray counts them; fractions are allowed.
         address: HOST:PORT of a cluster, `auto` for the one that this machine is in, `local` for a Ray of this command.
 
     Raises:
-        InputError: without Ray, for an address that does not answer, for more than any machine has.
+        InputError: without Ray, for an address that does not answer, or for more than any machine has.
     """
 
     def __init__(self, workers: int | None, cpus: float, gpus: float, address: str = LOCAL) -> None:

@@ -1,4 +1,4 @@
-"""Units of work, and the worker that does them one after the other, in whichever process an engine starts it."""
+"""Units of work, and the worker that runs them one after the other, in any process that an engine starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ How = Literal["ready", "done", "refused", "failed"]
 
 
 class State(NamedTuple):
-    """How far a unit is: rows that are done, of how many, and whether nothing is left to do."""
+    """The progress of a unit: finished rows, all rows, and whether it is finished."""
 
     done: int
     total: int
@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Work that can be done alone, by anyone, again and again with one result; the disk says whether it is done.
+    """A piece of work that any process can do, repeatedly, with the same result; the disk shows whether it is finished.
 
     All of it is JSON, so that it goes to any process of any machine.
 
@@ -42,26 +42,28 @@ class Unit(NamedTuple):
     spec: dict[str, Any]
 
     def look(self) -> State:
-        """How far it is, as the disk says."""
+        """The unit's progress, as found on disk."""
         state: State = resolve(self.kind).look(self.spec, self.number, self.of)
         return state
 
 
 class Kind(Protocol):
-    """What does units of one kind. A process makes it once, from their spec, and it loads what they share."""
+    """The interface of a kind of unit. Each process creates it once from the units' common spec, and it loads what they
+    share.
+    """
 
     def __init__(self, spec: dict[str, Any]) -> None: ...
 
     def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
-        """Do what is left of a unit, telling `report` how many rows are done; the rows that were done here."""
+        """Finish a unit, reporting the number of finished rows to `report`; returns the rows done in this call."""
 
     @staticmethod
     def look(spec: dict[str, Any], number: int, of: int) -> State:
-        """How far a unit is, as the disk says; loads nothing."""
+        """A unit's progress, as found on disk, without loading anything."""
 
 
 class Answer(NamedTuple):
-    """What a worker says: that it is ready, or how a unit ended.
+    """A worker's message: that it is ready, or how a unit ended.
 
     Attributes:
         how: `refused` for a user's mistake, which no other worker would mend; `failed` for all that one might.
@@ -78,13 +80,13 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """Does units in one process, and loads what units of one spec share once."""
+    """Runs units in one process; what units with the same spec share is loaded once."""
 
     def __init__(self) -> None:
         self._loaded: tuple[str, Kind] | None = None
 
     def run(self, unit: Unit, report: Callable[[int], None] = lambda _: None) -> Answer:
-        """Do what is left of a unit. Raises: what its kind raises."""
+        """Finish a unit. Raises: whatever its kind raises."""
         begun, key = time.perf_counter(), fingerprint([unit.kind, unit.spec])
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before what comes needs its memory
@@ -93,7 +95,7 @@ class Worker:
         return Answer("done", "", rows, time.perf_counter() - begun, socket.gethostname())
 
     def answer(self, unit: str) -> str:
-        """Do a unit that is given as JSON, and answer in JSON, whatever comes up."""
+        """Run a unit given as JSON; always answers in JSON, also after an error."""
         host = socket.gethostname()
         try:
             found = self.run(Unit(*json.loads(unit)))

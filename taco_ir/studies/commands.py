@@ -148,7 +148,9 @@ class Commands:
 
 
 def builtin_models(templates: Sequence[str]) -> set[str]:
-    """The models known by name that commands read; without --model, `encode` and dense searches read the default."""
+    """The models known by name that commands use; without --model, `encode` and dense searches use the default
+    model.
+    """
     found = set()
     for words in map(shlex.split, templates):
         found |= BUILTIN.keys() & set(words)
