@@ -21,6 +21,7 @@ from taco_ir.core.errors import is_users
 from taco_ir.core.files import KEPT, QUOTED_UP_TO, InputError, data_home, in_data_home, printable
 from taco_ir.core.processes import OURS, end_with_parent, share_processors
 from taco_ir.core.suggestions import nearest, suggest
+from taco_ir.encoders.backbone import usable_device
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 from taco_ir.scale.engines import Engine, Here
 from taco_ir.scale.processes import Processes
@@ -349,12 +350,11 @@ def limit_engine_flags(parser: Parser) -> None:
 
 def engine_choice(options: argparse.Namespace) -> Engine:
     """The engine that --engine and its flags describe. Raises: InputError for one that cannot be had."""
-    if options.engine == HERE:
-        return Here()
     if options.engine == RAY:
         gpus = (options.worker_gpus or 1.0) if options.device.startswith("cuda") else 0.0
         return Ray(options.workers, options.worker_cpus, gpus, options.address)
-    return Processes(options.workers, options.device)
+    usable_device(options.device)
+    return Here() if options.engine == HERE else Processes(options.workers, options.device)
 
 
 def command(options: argparse.Namespace) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,25 @@ from taco_ir.retrieval.sharded_encoding import ShardsOfPassages
 from taco_ir.scale.units import State, Unit
 
 ROWS = 5
+ALL = set(range(1, 7))
+DRIVER = """
+import sys
+from pathlib import Path
+from counting import units
+from taco_ir.cli import run_verb
+from taco_ir.scale.engines import do_units
+from taco_ir.scale.processes import Processes
+from taco_ir.scale.ray_pool import Ray
+
+def main(_):
+    engine = ENGINE
+    try:
+        do_units(units(Path(sys.argv[1]), slow=0.3), engine, "count", "rows")
+    finally:
+        engine.close()
+
+run_verb(main)
+"""
 
 
 class Counting:
@@ -76,6 +97,34 @@ def are_whole(folder: Path, numbers: set[int]) -> bool:
         if rows(folder / str(number)) >= ROWS
     }
     return whole == dict.fromkeys(numbers, True)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def workers_of(folder: Path) -> list[int]:
+    """The processes that have begun to count, at least two."""
+    until = time.monotonic() + 60
+    while rows(folder / "loaded") < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return [int(line.split()[0]) for line in (folder / "loaded").read_text().splitlines()]
+
+
+def end_driver(folder: Path, engine: str, number: signal.Signals) -> tuple[int, str]:
+    """Start a driver of slow units, end it by a signal while two workers work, and see these end; code and words."""
+    words = [sys.executable, "-c", DRIVER.replace("ENGINE", engine), folder]
+    driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    workers = workers_of(folder)
+    assert all(map(is_running, workers))
+    driver.send_signal(number)
+    _, said = driver.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while any(map(is_running, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+    return driver.returncode, said
 
 
 class Sabotaged(ShardsOfPassages):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, exclusive, sweep
+from taco_ir.core.files import InputError, exclusive, require_writable, sweep
 from taco_ir.core.outputs import first_difference
 from taco_ir.data.collection import Collection
 from taco_ir.retrieval import vectors
@@ -86,6 +86,7 @@ def _encode_shards(
         packed = passages.path
         raise InputError(f"{packed}: {shards} shards cannot be read from gzip; unpack it first: gunzip {packed}")
     output = output.absolute()
+    require_writable(output / "shards")
     recipe = Recipe.of(passages, model.name, replace(model, device="cpu").load())
     spec = {
         "passages": str(passages.path.absolute()),

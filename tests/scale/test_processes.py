@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from counting import are_whole, rows, units
+from counting import ALL, are_whole, end_driver, is_running, rows, units, workers_of
 
 from taco_ir.core.files import InputError
 from taco_ir.scale import engines, pool
 from taco_ir.scale.engines import Engine, Here, do_units
 from taco_ir.scale.processes import Processes
-
-ALL = set(range(1, 7))
-DRIVER = """
-import sys
-from pathlib import Path
-from counting import units
-from taco_ir.cli import run_verb
-from taco_ir.scale.engines import do_units
-from taco_ir.scale.processes import Processes
-
-def main(_):
-    engine = Processes(2, "cpu")
-    try:
-        do_units(units(Path(sys.argv[1]), slow=0.3), engine, "count", "rows")
-    finally:
-        engine.close()
-
-run_verb(main)
-"""
 
 
 def do(folder: Path, engine: Engine, **spec: object) -> None:
@@ -42,19 +21,6 @@ def do(folder: Path, engine: Engine, **spec: object) -> None:
         do_units(units(folder, **spec), engine, "count", "rows")
     finally:
         engine.close()
-
-
-def is_running(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def workers_of(folder: Path) -> list[int]:
-    """The processes that have begun to count, at least two."""
-    until = time.monotonic() + 60
-    while rows(folder / "loaded") < 2 and time.monotonic() < until:
-        time.sleep(0.05)
-    return [int(line.split()[0]) for line in (folder / "loaded").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("engine", [Here(), Processes(1, "cpu"), Processes(3, "cpu")], ids=["here", "one", "three"])
@@ -145,15 +111,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_workers_end_with_their_driver(tmp_path: Path, number: signal.Signals) -> None:
     """Then the same command ends what is left, no row twice."""
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], stderr=subprocess.PIPE, text=True)
-    workers = workers_of(tmp_path)
-    assert all(map(is_running, workers))
-    driver.send_signal(number)
-    _, said = driver.communicate(timeout=60)
-    until = time.monotonic() + 10
-    while any(map(is_running, workers)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(map(is_running, workers))
-    assert driver.returncode == (2 if number == signal.SIGINT else -number) and "Traceback" not in said
+    code, said = end_driver(tmp_path, 'Processes(2, "cpu")', number)
+    assert code == (2 if number == signal.SIGINT else -number) and "Traceback" not in said
     do(tmp_path, Processes(2, "cpu"))
     assert are_whole(tmp_path, ALL)

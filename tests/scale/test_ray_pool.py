@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import are_whole, rows, units
+from counting import ALL, are_whole, end_driver, rows, units
 
 from taco_ir.core.files import InputError
 from taco_ir.scale import ray_pool
 from taco_ir.scale.engines import do_units
 from taco_ir.scale.ray_pool import Ray
-
-ALL = set(range(1, 7))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,6 +76,15 @@ def test_what_no_machine_has_is_refused(cpus: float, gpus: float, said: str) -> 
 
 def test_there_are_as_many_workers_as_there_is_room_for() -> None:
     assert Ray(None, 0.5, 0).workers == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_driver(tmp_path: Path, cluster: str, number: signal.Signals) -> None:
+    """Though the cluster stays; then the same command ends what is left, no row twice."""
+    code, said = end_driver(tmp_path, f"Ray(2, 0.5, 0, {cluster!r})", number)
+    assert code == (2 if number == signal.SIGINT else -number) and "Traceback" not in said
+    do(tmp_path)
+    assert are_whole(tmp_path, ALL)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ TRAIN = (
 )
 PRETRAIN = "--collection c --model {model} --pooling first --output out --steps 2"
 READ = "--collection c --tasks none --reading nq --model {model} --output out --steps 2"
+ENCODE = "--collection c --model {model} --pooling first --output out"
 SEARCH = "--collection c --topics nq-dev --model {model} --pooling first"
 C = " --collection c"
 ADAPT = "--model {model} --pooling first --topics nq-train --output out" + C
@@ -122,6 +123,17 @@ CASES = {
     ),
     "encode: device": Case(
         "encode --collection c --model {model} --pooling first --output out --device abacus", NOWHERE
+    ),
+    "encode shards: device": Case(f"encode {ENCODE} --shards 2 --device abacus", NOWHERE),
+    "encode shards: GPU": Case(
+        f"encode {ENCODE} --engine processes --device cuda:99", "'cuda:99': torch cannot use it"
+    ),
+    "encode shards: output": Case(
+        "encode " + ENCODE.replace("out", "kept/out") + " --engine processes", "kept", file("kept")
+    ),
+    "encode shards: no Ray": Case(f"encode {ENCODE} --engine ray", "Ray is not installed", without("ray")),
+    "encode shards: no cluster": Case(
+        f"encode {ENCODE} --engine ray --address 127.0.0.1:1", "127.0.0.1:1 does not answer within 10 s"
     ),
     "mine: name": Case(
         "mine --collection c --tasks nq --source {model} --pooling first --output out.txt",
