@@ -73,7 +73,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
-    near = difflib.get_close_matches(asked, plain, n=1)
+    swapped = [each for each in plain if sorted(each) == sorted(asked)]  # letters
+    near = swapped[:1] or difflib.get_close_matches(asked, plain, n=1)
     begun = sorted((each for each in plain if len(asked) >= BEGUN and each.startswith(asked)), key=len)
     found = next((each for each in (asked, *ELSEWHERE.get(asked, ()), *near, *begun) if each in plain), None)
     return None if found is None else plain[found]
