@@ -119,7 +119,7 @@ class FrozenIndex:
         self._row_of = {docid: row for row, docid in enumerate(docids)}
         if len(self._row_of) < len(docids):
             row, docid = next((row, docid) for row, docid in enumerate(docids) if self._row_of[docid] != row)
-            raise InputError(f"{path}: vectors {self._row_of[docid]:,} and {row:,} have the same docid {docid!r}")
+            raise InputError(f"{path}: vectors {row:,} and {self._row_of[docid]:,} have the same docid {docid!r}")
 
     def __len__(self) -> int:
         return len(self.docids)

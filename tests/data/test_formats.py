@@ -163,7 +163,7 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         InputError, match=r"no column 'id' for the id, only docno, body; choose one by --columns id=NAME"
     ):
         open_collection(str(path))
-    with pytest.raises(InputError, match="--columns name=x: id, title, text, config, split are allowed"):
+    with pytest.raises(InputError, match="--columns name=x: allowed roles: id, title, text, config, split"):
         open_collection(f"{path}?name=x")
     with pytest.raises(InputError, match=r"write columns like .*docs.parquet.id=docno&text=body"):
         open_collection(f"{path}?body")

@@ -270,7 +270,7 @@ def test_cut_files_are_one_line(tmp_path: Path, layout: str) -> None:
     whole, ids = path.read_bytes(), None if "parquet" in layout else write_ids(tmp_path)
     for size in (*range(9, len(whole), len(whole) // 11), *range(len(whole) - 9, len(whole))):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=f"^{path}: (faiss cannot read it|not a whole)") as told:
+        with pytest.raises(InputError, match=f"^{path}: (faiss cannot read it|not a (whole|complete))") as told:
             open_frozen_index(path, ids)
         assert "\n" not in str(told.value)
 
@@ -486,5 +486,5 @@ def test_vectors_of_another_encoder_are_told_from_those_of_this(tmp_path: Path, 
         compare_texts(index, Stored(VECTORS @ turned), ten)
     with pytest.raises(InputError, match="its vectors have 16 dimensions, the encoder's vectors have 8"):
         compare_texts(index, Stored(VECTORS[:, :8]), ten)
-    with pytest.raises(InputError, match="it has none of the 1 passages"):
+    with pytest.raises(InputError, match="none of the 1 passages to compare is in it"):
         compare_texts(index, Stored(VECTORS), ten[:1])
