@@ -288,5 +288,5 @@ def test_without_pandas_it_is_said_what_to_install(no_pandas: None, runs: dict[s
 def test_a_training_without_a_model_or_a_place_is_told() -> None:
     with pytest.raises(InputError, match="^model is needed: the encoder to start from"):
         taco_ir.train(taco_ir.TrainSettings(output="out"))
-    with pytest.raises(InputError, match="^output is needed: folder for checkpoints"):
+    with pytest.raises(InputError, match="^output is needed: folder to write checkpoints"):
         taco_ir.train(taco_ir.TrainSettings(model="taco-mini-backbone"))

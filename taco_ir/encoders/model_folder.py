@@ -222,11 +222,11 @@ class ModelFolder:
             raise InputError(
                 f"{self}: its base {name!r} is missing; give --base FOLDER, or change base in {self.path / RECORD_FILE}"
             ) from error
-        digest = "adapters of its own" if found.kind is Kind.ADAPTERS else found.fingerprint
+        digest = "" if found.kind is Kind.ADAPTERS else found.fingerprint
         if digest != record.digest:
             raise InputError(
                 f"{self}: its adapters need the base {record.base!r} with hash {record.digest}, but {found} has "
-                f"hash {digest}"
+                f"{f'hash {digest}' if digest else 'adapters of its own'}"
             )
         return found
 

@@ -155,8 +155,8 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
     write(own, taco_ir={"query_length": 64, "passage_length": 64})
     theirs_with(theirs, {"pooling_mode": "cls"})
     for folder, name in ((own, CONFIG_FILE), (theirs, "modules.json")):
-        refused(folder, f"({name})", "leave out --pooling and --normalize", pooling="mean")
-        refused(folder, f"({name})", "leave out --pooling and --normalize", normalize=True)
+        refused(folder, f"{name} already records", "leave out --pooling and --normalize", pooling="mean")
+        refused(folder, f"{name} already records", "leave out --pooling and --normalize", normalize=True)
     assert ModelFolder(theirs).config(None, False, LONGEST).pooling == "first"
 
 

@@ -367,7 +367,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickles": (
         pickled,
-        r"m: config.json and .*pytorch_model\.bin is pickled, and pickles run code; if you trust it, con",
+        r"m: a model folder needs config.json and .*pytorch_model\.bin is pickled, and pickles run code; if you",
     ),
     "pickles of DPR": (
         lambda folder: [changed(folder, "config.json", architectures=["DPRContextEncoder"]), pickled(folder)],

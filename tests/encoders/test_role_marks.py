@@ -235,7 +235,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
     model = start_encoder(SMALL.replace(roles="embedding"), reserved, ["nq"])
     model.save(tmp_path / "m")
-    with pytest.raises(InputError, match=r"roles is marker; the base .* says embedding; leave roles out"):
+    with pytest.raises(InputError, match=r"roles is marker, but the base model .* has embedding; leave roles out"):
         start_encoder(SMALL.replace(pooling=None, roles="marker"), tmp_path / "m", ["nq"])
     assert start_encoder(SMALL.replace(pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
     with pytest.raises(InputError, match=r"it marks the roles of texts \(roles embedding\); pre-training"):

@@ -138,7 +138,7 @@ def test_prompts_stand_before_queries_and_never_before_passages(
     near(encoder.encode_queries(TEXTS, "nq"), mean.encode_queries([f"question {text}" for text in TEXTS], None))
     near(encoder.encode_queries(TEXTS, "fever"), mean.encode_queries([f"claim {text}" for text in TEXTS], None))
     near(encoder.encode_passages(PASSAGES), mean.encode_passages(PASSAGES))
-    with pytest.raises(InputError, match="no prompt for task 'wow', only for fever, nq; "):
+    with pytest.raises(InputError, match="prompts for fever, nq, but not for task 'wow'; "):
         encoder.encode_queries(TEXTS, "wow")
     said = load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow")
     near(said, mean.encode_queries([f"say {text}" for text in TEXTS], None))
@@ -260,7 +260,7 @@ def other_weights(folder: Path) -> None:
         (
             lambda folder: edit(folder / "config.json", num_hidden_layers=10**9),  # built one by one, memory ends first
             {},
-            "config.json: num_hidden_layers is 1000000000; at most 1,000 are built",
+            "config.json: num_hidden_layers is 1000000000; at most 1,000 are allowed",
         ),
         (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),

@@ -126,7 +126,7 @@ def test_a_budget_that_the_model_does_not_have_is_refused(tiny_bert: Path, tmp_p
     encoder(tiny_bert, tune="adapter", tune_budget="5%").save(tmp_path / "tuned")
     width = read_record(tmp_path / "tuned").width
     assert encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="5%").record is not None
-    said = rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"
+    said = rf"tune_budget 9.7% means width \d+, but .*tuned has width {width}; leave tune_budget out"
     with pytest.raises(InputError, match=said):
         encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="9.7%")
 
@@ -155,7 +155,7 @@ def test_another_base_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"] += 1
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    said = r"its adapters need the base '.*base' with hash [0-9a-f]{16}; .* has [0-9a-f]{16}"
+    said = r"its adapters need the base '.*base' with hash [0-9a-f]{16}, but .* has hash [0-9a-f]{16}"
     with pytest.raises(InputError, match=said):
         load_encoder(str(folder))
 

@@ -109,7 +109,7 @@ def test_without_width_and_budget_the_default(method: str) -> None:
     ("method", "width", "budget", "message"),
     [
         ("lora", 16, "1%", "tune_width is 16 and tune_budget is '1%'; give one of them"),
-        ("lora", 769, "", "tune_width is 769; lora takes 1 to 768"),
+        ("lora", 769, "", "tune_width is 769; lora allows 1 to 768"),
         (
             "bitfit",
             3,
@@ -117,8 +117,18 @@ def test_without_width_and_budget_the_default(method: str) -> None:
             r"tune_width is 3; bitfit has only one possible size for this backbone, 102,144 numbers \(0.0933 %\)",
         ),
         ("bitfit", 0, "1%", "tune_budget is '1%'; bitfit has only one possible size"),
-        ("adapter", 0, "0.01%", r"tune_budget is '0.01%', 10,948 numbers .* width 1: 55,320 numbers \(0.05053 %\)"),
-        ("lora", 0, "50%", r"tune_budget is '50%', 54,741,120 numbers .* width 768: 28,311,552 numbers \(25.86 %\)"),
+        (
+            "adapter",
+            0,
+            "0.01%",
+            r"tune_budget is '0.01%', which is 10,948 parameters .* width 1: 55,320 numbers \(0.05053 %\)",
+        ),
+        (
+            "lora",
+            0,
+            "50%",
+            r"tune_budget is '50%', which is 54,741,120 parameters .* width 768: 28,311,552 numbers \(25.86 %\)",
+        ),
         ("lora", 0, "many", "tune_budget is 'many'; it must be a share of the backbone such as 0.5%"),
     ],
 )
