@@ -147,5 +147,5 @@ def test_models_that_cannot_be_made_small(tiny_t5: Path, tmp_path: Path) -> None
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match="of kind 'Unigram'; only WordPiece can drop tokens"):
         compact(tmp_path, tmp_path, MEAN, texts(), ROOM)
-    with pytest.raises(InputError, match="are needed to make it small"):
+    with pytest.raises(InputError, match="are needed to make it compact"):
         compact(tmp_path / "none", tmp_path, MEAN, texts(), ROOM)

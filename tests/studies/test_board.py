@@ -294,7 +294,7 @@ def test_what_cannot_be_put_side_by_side_is_refused() -> None:
         (
             [*RESULTS, twice],
             None,
-            f"{system}, seed 0: fever-dev is in taco-minilm-l6.0.whole and in taco-again.0.whole",
+            f"{system}, seed 0: fever-dev is in both taco-minilm-l6.0.whole and taco-again.0.whole",
         ),
         (
             replaced(RESULTS, taco, replace(taco, collection="other")),
@@ -474,7 +474,7 @@ def test_records_are_chosen_by_name_or_by_lot() -> None:
     assert all(len(set(each)) == 3 for each in lots) and len(set(lots)) > 5
     with pytest.raises(InputError, match=r"--rows 'TAKO': no such row; allowed: BM25, TACO \(minilm-l6\)"):
         select_records(RESULTS, ["TACO", "TAKO"])
-    with pytest.raises(InputError, match="--random 11: there are 10 records"):
+    with pytest.raises(InputError, match="--random is 11, but there are only 10 records"):
         sample_records(RESULTS, 11, 0)
 
 

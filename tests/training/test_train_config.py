@@ -527,12 +527,12 @@ ON_THE_COMMAND_LINE = [
     ("--lerning-rate 1", "unknown flag --lerning-rate; did you mean --learning-rate?"),
     (
         "--mine-skip 200",
-        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query;"
+        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives for each query;"
         " hard_negatives 1 needs at least 1",
     ),
     (
         "--hard-negatives 33",
-        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query;"
+        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives for each query;"
         " hard_negatives 33 needs at least 33",
     ),
     ("--model=", "--model is needed: the encoder to start from"),
@@ -590,7 +590,7 @@ def test_a_file_that_is_not_text(folder: Path) -> None:
         ("{", "not valid JSON"),
         ('{"sed": 1}', "unknown key 'sed'; did you mean seed"),
         ('{"seed": "1"}', "seed is '1'"),
-        ('{"episodes": [{"seed": 1}]}', "episode 1: key 'seed' belongs"),
+        ('{"episodes": [{"seed": 1}]}', "episode 1: key 'seed' can be set only"),
     ],
 )
 def test_a_saved_configuration_that_was_changed(tmp_path: Path, text: str, message: str) -> None:

@@ -126,10 +126,10 @@ CASES = {
     ),
     "encode shards: device": Case(f"encode {ENCODE} --shards 2 --device abacus", NOWHERE),
     "encode shards: GPU": Case(
-        f"encode {ENCODE} --engine processes --device cuda:99", "'cuda:99': torch cannot use it"
+        f"encode {ENCODE} --engine processes --device cuda:99", "'cuda:99': torch cannot use this device"
     ),
     "encode shards: output": Case(
-        "encode " + ENCODE.replace("out", "kept/out") + " --engine processes", "kept", file("kept")
+        "encode " + ENCODE.replace(" out", " kept/out") + " --engine processes", "kept", file("kept")
     ),
     "encode shards: no Ray": Case(f"encode {ENCODE} --engine ray", "Ray is not installed", without("ray")),
     "encode shards: no cluster": Case(
