@@ -65,7 +65,7 @@ class Ray(Pool):
 
     def __init__(self, workers: int | None, cpus: float, gpus: float, address: str = LOCAL) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise InputError("--engine ray: Ray is not installed; pip install 'taco_ir[ray]'")
+            raise InputError("--engine ray: Ray is not installed; pip install ray")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
