@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parent
 TAKES = {  # benchmark: which of the flags below are handed to it
     "encode": ("collection",),
     "search": ("collection",),
+    "growth": (),
     "kilt_evaluation": (),
     "adapters": ("model",),
     "train_step": ("model", "collection"),

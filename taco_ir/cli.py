@@ -59,6 +59,13 @@ def above_zero(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """argparse type for shares above 0, up to 1. Raises: argparse.ArgumentTypeError."""
+    if (value := above_zero(text)) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1, such as .99")
+    return value
+
+
 def byte_count(text: str) -> int:
     """argparse type for an amount of memory, such as 4GB. Raises: argparse.ArgumentTypeError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B", text, re.IGNORECASE | re.ASCII)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taco_ir.cli import Parser, run_verb
+from taco_ir.cli import Parser, run_verb, share
 from taco_ir.core.files import InputError
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import Progress
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+from taco_ir.retrieval.frozen_base import stored_matrix
+from taco_ir.retrieval.recall import PASSAGE_HITS, spread
 from taco_ir.retrieval.vectors import VectorSet
 
 
@@ -25,8 +28,21 @@ def parser() -> Parser:
     flags.flag("--vectors", "folder of vectors that `python -m taco_ir.encode` wrote", metavar="FOLDER")
     flags.flag("--output", "folder to write the index to", required=True, metavar="FOLDER")
     flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="FACTORY")
+    flags.flag(
+        "--on-disk",
+        "for IVF factories: build in parts and keep the lists in a file, from which they are searched, for collections "
+        "larger than memory",
+        action="store_true",
+    )
+    flags.flag(
+        "--recall",
+        "for HNSW and IVF: choose on a sample of passages how far searches look, so that they find this share of the "
+        f"{PASSAGE_HITS} best hits; `search --recall` chooses on queries, which is better",
+        type=share,
+        metavar="R",
+    )
     flags.flag("--verify", "check the hashes of the index in --output, without building anything", action="store_true")
-    of_building = ("--vectors", "--factory", "--overwrite")
+    of_building = ("--vectors", "--factory", "--on-disk", "--recall", "--overwrite")
     flags.only(of_building, lambda options: not options.verify, "building, not with --verify")
     return flags
 
@@ -36,10 +52,12 @@ def main(argv: Sequence[str]) -> None:
     output = Path(options.output)
     if options.verify:
         DenseIndex(output).verify(output)
-        print(f"{output}: index and docid are whole")
+        print(f"{output}: its files are whole")
         return
     if options.vectors is None:
         raise InputError("--vectors FOLDER is needed to build an index")
+    if options.recall and not re.search("HNSW|IVF", options.factory):
+        raise InputError(f"--recall goes with a --factory of HNSW or IVF; {options.factory!r} looks at all vectors")
     vectors = VectorSet(Path(options.vectors))
     recipe = vectors.recipe
 
@@ -47,15 +65,18 @@ def main(argv: Sequence[str]) -> None:
         if not (output / "manifest.json").is_file():
             return None
         manifest = DenseIndex(output).manifest
-        return {"recipe": manifest.recipe._asdict(), "factory": manifest.factory}
+        return {"recipe": manifest.recipe._asdict(), "factory": manifest.factory, "on_disk": manifest.on_disk}
 
-    made_of = {"recipe": recipe._asdict(), "factory": options.factory}
+    made_of = {"recipe": recipe._asdict(), "factory": options.factory, "on_disk": options.on_disk}
     with claim_output(output, made_of, options.overwrite, record=recorded) as finished:
-        if finished:
-            print(f"{output}: this index is built")
-            return
-        build_index(vectors, output, options.factory, Progress("index", recipe.passages, "passages").at)
-        print(f"{output}: {options.factory} index of {recipe.passages:,} passages, {recipe.dim} wide")
+        if not finished:
+            report = Progress("index", recipe.passages, "passages").at
+            build_index(vectors, output, options.factory, report, options.on_disk)
+        if options.recall:
+            sample_BD = stored_matrix(vectors)[spread(recipe.passages)]
+            DenseIndex(output).reach(options.recall, sample_BD, PASSAGE_HITS, output)
+        built = f"{options.factory} index of {recipe.passages:,} passages, {recipe.dim} wide"
+        print(f"{output}: {'this index is built' if finished else built}")
 
 
 if __name__ == "__main__":

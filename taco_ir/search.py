@@ -11,13 +11,18 @@ from pathlib import Path
 
 from taco_ir.cli import (
     DENSE_FLAGS,
+    ENGINE_FLAGS,
+    HERE,
     MODEL_FLAGS,
     Parser,
     byte_count,
+    engine_choice,
+    limit_engine_flags,
     limit_search_flags,
     model_choice,
     require_queries,
     run_verb,
+    share,
 )
 from taco_ir.core.processes import log
 from taco_ir.core.types import Query, Run
@@ -44,7 +49,7 @@ def parser() -> Parser:
         "Search a collection: rank passages for topics and write a run file for each, or print the hits of one "
         "query. If the topics have gold, the run is scored and compared with BM25 and a hybrid of both. Indexes "
         "are built on first use and kept.",
-        ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
+        ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format", *ENGINE_FLAGS),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq\n'
         "  python -m taco_ir.search --serve 8000",
@@ -54,6 +59,13 @@ def parser() -> Parser:
         "search the vectors that `python -m taco_ir.encode` wrote, exactly and without an index. They are read "
         "from disk once for all topics; a stopped search continues from where it was",
         metavar="FOLDER",
+    )
+    flags.flag(
+        "--recall",
+        "for HNSW and IVF indexes: choose on a sample of the queries how far searches look, so that they find this "
+        "share of the best hits; the choice is kept with the index",
+        type=share,
+        metavar="R",
     )
     memory = "with --vectors: how much memory to use, such as 4GB [default: half of what is free]"
     flags.flag("--memory", memory, type=byte_count, metavar="AMOUNT")
@@ -112,9 +124,14 @@ def parser() -> Parser:
         "topics need gold; use train topics, not those you report",
         action="store_true",
     )
-    of_topics = ("--qrels", "--output-format", "--choose-weights", "--vectors")
-    of_dense = (*DENSE_FLAGS, "--vectors")
+    of_topics = ("--qrels", "--output-format", "--choose-weights", "--vectors", "--recall")
+    of_dense = (*DENSE_FLAGS, "--vectors", "--recall")
     limit_search_flags(flags, of_topics, of_dense, single="--query or --interactive")
+    flags.only(("--recall",), lambda options: options.index is not None, "--index")
+    limit_engine_flags(flags)
+    flags.only(
+        ("--engine",), lambda options: options.vectors is not None and not options.shard, "--vectors, all shards"
+    )
     flags.only(("--memory", "--shard"), lambda options: options.vectors is not None, "--vectors")
     flags.only(("--index",), lambda options: options.vectors is None, "a search of an index, not with --vectors")
     writes = ("--output", "--output-format", "--overwrite", "--format", "--qrels", "--choose-weights")
@@ -150,7 +167,9 @@ def main(argv: Sequence[str]) -> None:
     model = model_choice(options)
     index = options.index
     if options.vectors is not None:
-        index = Streamed(options.vectors, options.memory, Shard.parse(options.shard or "1/1"), model.device)
+        shard = Shard.parse(options.shard or "1/1")
+        engine = None if options.engine == HERE else partial(engine_choice, options)
+        index = Streamed(options.vectors, options.memory, shard, model.device, engine)
     request = SearchRequest(
         model,
         options.retriever,
@@ -159,6 +178,7 @@ def main(argv: Sequence[str]) -> None:
         options.output_format,
         True if options.choose_weights else options.compare,
         options.hybrid_weights,
+        options.recall,
     )
     collection = open_collection(options.collection)
     prefer_light_imports()

@@ -33,7 +33,7 @@ TORCH = (
     "analysis/measure.py",
 )  # imported late as a whole
 DOORS = {
-    "faiss": {"retrieval/faiss_index.py", "retrieval/frozen_faiss.py"},
+    "faiss": {"retrieval/faiss_index.py", "retrieval/frozen_faiss.py", "retrieval/on_disk.py", "retrieval/recall.py"},
     "transformers": {"encoders/backbone.py", "encoders/adapters/deep_prompts.py"},
     "peft": {"encoders/adapters/lora.py"},
     "ir_datasets": {

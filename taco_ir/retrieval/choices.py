@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -13,6 +14,7 @@ from taco_ir.encoders.config import Pooling
 from taco_ir.encoders.names import FOLDER, SHIPPED
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 from taco_ir.retrieval.vectors import Shard
+from taco_ir.scale.engines import Engine
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
@@ -64,12 +66,14 @@ class Streamed(NamedTuple):
     Attributes:
         memory: bytes that the process may take; None: half of what is free.
         shard: the part that this process searches; of several, it only leaves what it found for the others.
+        engine: opens the engine whose workers search; None: this process does.
     """
 
     folder: str
     memory: int | None = None
     shard: Shard = Shard(1, 1)
     device: str = "cpu"
+    engine: Callable[[], Engine] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class SearchRequest:
         form: format of the run files to write.
         compare: score BM25 and the fusion as well; None: where that takes little time.
         hybrid_weights: a file with the fusion's weight for each task; None: fuse by reciprocal ranks.
+        recall: what an approximate index has to reach, chosen on a sample of the queries; None: as it was chosen.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -94,6 +99,7 @@ class SearchRequest:
     form: str = "trec"
     compare: bool | None = None
     hybrid_weights: str | None = None
+    recall: float | None = None
 
     def __post_init__(self) -> None:
         check_value("retriever", self.retriever, str, {"choices": RETRIEVERS})

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.files import InputError, read_json, require_space, write_json, writing_folder
-from taco_ir.core.hashes import FileFacts, check_files, describe_files
+from taco_ir.core.hashes import FileFacts, check_files, describe_files, fingerprint
 from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.retrieval.exact_search import ROWS, exact_search, longest_norm, rounding
-from taco_ir.retrieval.vectors import Recipe, VectorSet
+from taco_ir.retrieval.on_disk import LISTS, read_lists, require_lists, write_lists
+from taco_ir.retrieval.recall import IVF, Effort, Knob, choose_effort, spread
+from taco_ir.retrieval.vectors import Lines, Recipe, VectorSet
 
 if TYPE_CHECKING:
     import faiss
@@ -36,18 +38,29 @@ class Manifest(NamedTuple):
     factory: str
     files: dict[str, FileFacts]
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the lists of an IVF index are in a file of their own."""
+        return LISTS in self.files
+
 
 def build_index(
-    vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = lambda _: None
+    vectors: VectorSet,
+    output: Path,
+    factory: str = "Flat",
+    report: Callable[[int], None] = lambda _: None,
+    on_disk: bool = False,
 ) -> None:
     """Build a faiss index from finished blocks; the folder is complete or absent.
 
     Args:
         factory: a string for faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... The metric is the inner
             product.
+        on_disk: write the lists of an IVF index to a file of their own, from which they are searched.
 
     Raises:
-        InputError: for a factory string that faiss refuses, a block that was cut or altered, or a disk without room.
+        InputError: for a factory string that faiss refuses or that has no such lists, a block that was cut or altered,
+            or a disk without room.
     """
     import faiss
 
@@ -59,7 +72,9 @@ def build_index(
         raise InputError(
             f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8"
         ) from error
-    require_space(output, recipe.passages * _row_bytes(index))
+    if on_disk:
+        require_lists(index, factory)
+    require_space(output, recipe.passages * _row_bytes(index) * (1 + on_disk))
     if not index.is_trained:
         try:
             index.train(_training_sample(vectors))
@@ -69,22 +84,35 @@ def build_index(
             ) from error
     with writing_folder(output) as folder:
         with (folder / "docid").open("w", encoding="utf-8") as sink:
-            for vectors_ND, docids in vectors.blocks():
-                try:
-                    index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
-                except RuntimeError as error:
-                    reason = str(error).rpartition(": ")[2]
-                    raise InputError(
-                        f"--factory {factory!r}: vectors cannot be added to this index ({reason})"
-                    ) from error
-                sink.writelines(f"{docid}\n" for docid in docids)
-                report(index.ntotal)
+            blocks = _blocks(vectors, sink, report)
+            try:
+                if on_disk:
+                    write_lists(index, blocks, folder)
+                else:
+                    for block_ND in blocks:
+                        index.add(block_ND)
+            except RuntimeError as error:
+                reason = str(error).rpartition(": ")[2]
+                full = f"{output}: its lists could not be written (is the disk full?)"
+                refused = f"--factory {factory!r}: vectors cannot be added to this index ({reason})"
+                raise InputError(full if on_disk else refused) from error
         try:
             faiss.write_index(index, str(folder / "index"))
         except RuntimeError as error:
             raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
-        manifest = {"recipe": recipe._asdict(), "factory": factory, "files": describe_files(folder, FILES)}
+        files = describe_files(folder, (*FILES, *[LISTS] * on_disk))
+        manifest = {"recipe": recipe._asdict(), "factory": factory, "files": files}
         write_json(folder / "manifest.json", manifest)
+
+
+def _blocks(vectors: VectorSet, docids: IO[str], report: Callable[[int], None]) -> Iterator[Vectors]:
+    """Yield blocks of vectors, writing their docids, and report how many were yielded."""
+    done = 0
+    for vectors_ND, names in vectors.blocks():
+        yield np.ascontiguousarray(vectors_ND, dtype=np.float32)
+        docids.writelines(f"{name}\n" for name in names)
+        done += len(names)
+        report(done)
 
 
 def _row_bytes(index: faiss.Index) -> int:
@@ -97,7 +125,12 @@ def _row_bytes(index: faiss.Index) -> int:
 
 def _training_sample(vectors: VectorSet) -> Vectors:
     step = max(1, -(-vectors.recipe.passages // TRAINING_ROWS))
-    return np.concatenate([vectors_ND[::step].astype(np.float32) for vectors_ND, _ in vectors.blocks()])
+    counts = [-(-rows // step) for rows in vectors.block_rows]
+    sample_ND, stop = np.empty((sum(counts), vectors.recipe.dim), dtype=np.float32), 0
+    for (vectors_ND, _), count in zip(vectors.blocks(), counts, strict=True):
+        start, stop = stop, stop + count
+        sample_ND[start:stop] = vectors_ND[::step]
+    return sample_ND
 
 
 def require_index(folder: Path) -> Path:
@@ -109,11 +142,14 @@ def require_index(folder: Path) -> Path:
 
 
 class DenseIndex:
-    """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
+    """An index opened for search.
+
+    A Flat index is searched from a memory map, and so are lists on disk: they need not fit into memory.
 
     Attributes:
         index: the faiss index.
-        docids: the docid of each row, object [N].
+        effort: how far an approximate index looks, where that was chosen.
+        docids: by arrays of rows; of lists on disk they are on disk, too.
 
     Raises:
         InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
@@ -126,26 +162,43 @@ class DenseIndex:
         path = require_index(folder)
         self.manifest = read_json(path, Manifest, REMEDY)
         self.recipe, flat = self.manifest.recipe, self.manifest.factory == "Flat"
-        check_files(folder, self.manifest.files, FILES, REMEDY)
+        self._files, on_disk = (*FILES, *[LISTS] * self.manifest.on_disk), self.manifest.on_disk
+        check_files(folder, self.manifest.files, self._files, REMEDY)
         self.recipe.require(f"--index {folder}", encoder, collection)
         try:
-            self.index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+            flags = faiss.IO_FLAG_MMAP_IFC if flat else 0
+            self.index: Any = read_lists(folder) if on_disk else faiss.read_index(str(folder / "index"), flags)
             self._vectors_ND = flat_vectors(self.index) if flat else None
         except (RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"{folder / 'index'}: faiss cannot read it ({reason}); {REMEDY}") from error
-        self.docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
+        docids = folder / "docid"
+        self.docids: Any = (
+            Lines(docids) if on_disk else np.array(docids.read_text(encoding="utf-8").splitlines(), dtype=object)
+        )
+        self.effort = Effort.read(folder)
         self._searched_few = False
         self._halves: Halves | None = None
 
     @property
     def fingerprint(self) -> str:
         """Hash of the index, as its manifest says it."""
-        return self.manifest.files["index"].sha256[:16]
+        hashes = [self.manifest.files[name].sha256 for name in self._files if name != "docid"]
+        return fingerprint(hashes) if self.manifest.on_disk else hashes[0][:16]
 
     def verify(self, folder: Path) -> None:
         """Hash all files again. Raises: InputError naming one that was changed."""
-        check_files(folder, self.manifest.files, FILES, REMEDY, anew=True)
+        check_files(folder, self.manifest.files, self._files, REMEDY, anew=True)
+
+    def reach(self, recall: float, queries_BD: Vectors, hits: int, folder: Path) -> None:
+        """Choose how far the index looks for a recall, on a sample of queries, and keep that in its folder.
+
+        Raises:
+            InputError: for an index that looks at everything, or does not reach the recall.
+        """
+        sample_BD = np.asarray(queries_BD[spread(len(queries_BD))], dtype=np.float32)
+        self.effort = choose_effort(self.index, str(folder), sample_BD, hits, recall)
+        self.effort.write(folder)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
         """The `hits` passages with the largest inner products for each query; an approximate index may find fewer.
@@ -159,7 +212,7 @@ class DenseIndex:
             if len(queries_BD) <= FEW and (few := self._search_few(queries_BD, self._vectors_ND, hits)):
                 return few
             return list(exact_search(queries_BD, self._vectors_ND, self.docids, hits))
-        _widen(self.index, hits)
+        _widen(self.index, hits, self.effort)
         found: dict[int, Ranking] = {}
         open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self.docids))
         while len(open_):
@@ -242,12 +295,11 @@ def flat_vectors(index: Any, owner: Any = None) -> Vectors:
     return vectors_ND
 
 
-def _widen(index: faiss.Index, hits: int) -> None:
-    """Let an approximate index look at enough candidates for `hits` good ones."""
-    import faiss
-
-    concrete: Any = faiss.downcast_index(index)
-    if hasattr(concrete, "hnsw"):
-        concrete.hnsw.efSearch = max(MIN_EF, EF_PER_HIT * hits)
-    elif lists := faiss.try_extract_index_ivf(concrete):
-        lists.nprobe = max(min(MIN_PROBED, lists.nlist), lists.nlist // PROBED_SHARE)
+def _widen(index: faiss.Index, hits: int, effort: Effort | None) -> None:
+    """Let an approximate index look at enough candidates: as many as were chosen for a recall, or a usual number."""
+    if knob := Knob.of(index):
+        usual = max(MIN_EF, EF_PER_HIT * hits)
+        if knob.parameter == IVF:
+            usual = max(min(MIN_PROBED, knob.most), knob.most // PROBED_SHARE)
+        chosen = effort.value if effort and effort.parameter == knob.parameter else 0
+        knob.turn(chosen if effort and chosen and hits <= effort.hits else max(usual, chosen))

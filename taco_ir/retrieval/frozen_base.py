@@ -22,7 +22,7 @@ from taco_ir.core.hashes import sha256_file
 from taco_ir.core.processes import Progress
 from taco_ir.core.types import Ranking, Vectors
 from taco_ir.retrieval.exact_search import exact_search
-from taco_ir.retrieval.vectors import Recipe
+from taco_ir.retrieval.vectors import Recipe, VectorSet
 
 INNER_PRODUCT, L2 = "inner product", "L2"
 NO_DOCIDS = "it does not contain docids; give them by --docids FILE, one per line, in the order of the vectors"
@@ -75,6 +75,12 @@ class Matrix:
             here = piece_N == number
             found[here] = self._pieces[number][rows[here] - self._starts[number]]
         return found
+
+
+def stored_matrix(vectors: VectorSet) -> Matrix:
+    """The vectors of our blocks, whose hashes are not checked."""
+    shapes = ((rows, vectors.recipe.dim) for rows in vectors.block_rows)
+    return Matrix([StoredPiece(path, shape) for path, shape in zip(vectors.paths("npy"), shapes, strict=True)])
 
 
 class FrozenIndex:

@@ -52,7 +52,8 @@ class _Ours(FrozenIndex):
     def __init__(self, path: Path) -> None:
         self._dense = dense = DenseIndex(path)
         vectors, lost = _content(path / "index", dense.index)
-        super().__init__(path, "index", vectors, dense.docids.tolist(), dense.recipe, lost=lost)
+        docids = dense.docids[np.arange(len(dense.docids))].tolist()
+        super().__init__(path, "index", vectors, docids, dense.recipe, lost=lost)
 
     def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
         return self._rows_of(self._dense.search(np.asarray(queries_BD, dtype=np.float32), hits), hits)

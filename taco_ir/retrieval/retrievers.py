@@ -27,6 +27,7 @@ from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
 from taco_ir.retrieval.fusion import OF_MODEL, RRF_K, HybridWeights, reciprocal_rank_fusion, weighted_fusion
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
+from taco_ir.retrieval.recall import spread
 from taco_ir.retrieval.vector_stream import VectorStream
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
@@ -159,6 +160,7 @@ class DenseRetriever(Ranker):
             "model": self.name,
             "encoder": self.encoder.fingerprint,
             "index": (self._stream or self._index).fingerprint,
+            **({effort.parameter: effort.value} if self._stream is None and (effort := self._index.effort) else {}),
         }
 
     def open(self) -> None:
@@ -175,6 +177,16 @@ class DenseRetriever(Ranker):
         except InputError as error:
             hint = "" if all(query.task for query in queries) else "; --task names the task of --query"
             raise InputError(f"{error}{hint}") from error
+
+    def reach(self, recall: float, topics: Sequence[Topics], hits: int) -> None:
+        """Choose how far an approximate index looks for a recall, on a sample of the queries.
+
+        Raises:
+            InputError: for an index that looks at everything, or does not reach the recall.
+        """
+        queries = [query for each in topics for query in each.queries]
+        sample = [queries[place] for place in spread(len(queries)).tolist()]
+        self._index.reach(recall, self._encoded(sample), hits, Path(str(self._folder)))
 
     def prepare(self, topics: Sequence[Topics], hits: int) -> None:
         if self._stream is None:

@@ -61,6 +61,8 @@ def search_topics(
         if compare:
             retrievers.hybrid.check(judged)
         retriever.check(topics)
+        if request.recall is not None:
+            retrievers.dense.reach(request.recall, topics, request.hits)
         if not overwrite:
             outputs[0].refuse_others()
         with timed() as seconds:

@@ -13,8 +13,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +28,19 @@ from taco_ir.core.processes import Progress, format_bytes, free_memory, log, res
 from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.retrieval.choices import Streamed
 from taco_ir.retrieval.exact_search import AHEAD, CROWD, Candidates, ExactSearch, Float32, Products
-from taco_ir.retrieval.frozen_base import Matrix, StoredPiece
+from taco_ir.retrieval.frozen_base import stored_matrix
 from taco_ir.retrieval.half_products import HalfPrecision
-from taco_ir.retrieval.vectors import VectorSet
+from taco_ir.retrieval.vectors import Lines, Shard, VectorSet
+from taco_ir.scale.engines import Engine, do_units
+from taco_ir.scale.units import State, Unit
 
 SAVE_EVERY = 60.0  # seconds between two writes of what was found
 SCORE_BYTES = 24  # of a score while a block is scored: its copies, and places of those that are kept
 HIT_BYTES = 60 * (CROWD + 1)  # of a hit while candidates are kept and sorted
 DOCID_BYTES = 100  # of a hit at the end
-PART = "shard-*-of-*.safetensors"
+PART, QUERIES = "shard-*-of-*.safetensors", "queries.npy"
+KIND = "taco_ir.retrieval.vector_stream:ShardsOfVectors"
+FOR_EACH_WORKER = 8  # shards, so that none waits long for the last
 
 
 class VectorStream:
@@ -52,8 +57,7 @@ class VectorStream:
         self.fingerprint, rows = self._vectors.fingerprint, self._vectors.block_rows
         self._starts, dim = np.cumsum([0, *rows]), self.recipe.dim
         self._products: Products = HalfPrecision(dim, place.device) if "cuda" in place.device else Float32(dim)
-        files = zip(self._vectors.paths("npy"), rows, strict=True)
-        self._vectors_ND: Any = Matrix([StoredPiece(path, (count, dim)) for path, count in files])
+        self._vectors_ND: Any = stored_matrix(self._vectors)
         self._docids_N: Any = StoredDocids(self._vectors.paths("docids"), self._starts)
         self._kept: list[Path] = []
 
@@ -70,8 +74,39 @@ class VectorStream:
         parts = [queries_BD[start : start + together] for start in range(0, len(queries_BD), together)]
         if len(parts) > 1:
             log.info("memory has room for %s queries: vectors are read %d times", f"{together:,}", len(parts))
-        found = [ranking for part_BD in parts for ranking in self._search(part_BD, hits)]
+        found: list[Ranking] = []
+        for part_BD in parts:
+            made_of = self._made_of(part_BD, hits)
+            folder = data_home() / "searches" / fingerprint(made_of)
+            if self._place.engine is not None:
+                self._give(part_BD, hits, folder, self._place.engine)
+            found += self.search_shard(part_BD, hits, folder, self._place.shard)
+            if self._place.shard.of > 1:
+                log.info("%s: what was found is kept here", Part.path(folder, self._place.shard))
         return found if self._place.shard.of == 1 else None
+
+    def _made_of(self, queries_BD: Vectors, hits: int) -> dict[str, Any]:
+        asked = hashlib.sha256(queries_BD.tobytes()).hexdigest()[:16]
+        return {"vectors": self.fingerprint, "queries": asked, "hits": hits}
+
+    def _give(self, queries_BD: Vectors, hits: int, folder: Path, open_engine: Callable[[], Engine]) -> None:
+        """Let the workers of an engine search all shards. Raises: InputError for shards that nobody could search."""
+        with writing(folder / QUERIES, "wb") as sink:
+            np.save(sink, queries_BD, allow_pickle=False)
+        engine = open_engine()
+        try:
+            blocks = len(self._vectors.block_rows)
+            shards = min(FOR_EACH_WORKER * engine.workers, blocks)
+            spec = {
+                "vectors": str(Path(self._place.folder).absolute()),
+                "folder": str(folder.absolute()),
+                "hits": hits,
+                "blocks": blocks,
+                "device": self._place.device,
+            }
+            do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "search", "blocks")
+        finally:
+            engine.close()
 
     def forget(self) -> None:
         """Remove the files of finished searches."""
@@ -93,24 +128,28 @@ class VectorStream:
             )
         return min(queries, (memory - fixed) // each // scored * scored)
 
-    def _search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
-        """Search this process's shard, and rank if that is all."""
-        shard, count = self._place.shard, len(self._vectors.block_rows)
-        made_of = {
-            "vectors": self.fingerprint,
-            "queries": hashlib.sha256(queries_BD.tobytes()).hexdigest()[:16],
-            "hits": hits,
-        }
-        folder = data_home() / "searches" / fingerprint(made_of)
-        own = folder / f"{shard.folder(folder).name}.safetensors"
+    def search_shard(
+        self, queries_BD: Vectors, hits: int, folder: Path, shard: Shard, report: Callable[[int], None] | None = None
+    ) -> list[Ranking]:
+        """Search one shard, keeping what is found in `folder`; rank if that is all.
+
+        Args:
+            report: gets the number of blocks that are done; None: a line of progress shows it.
+
+        Raises:
+            InputError: for a block that was altered; without `report`, where another process searches this shard.
+        """
+        made_of, count = self._made_of(queries_BD, hits), len(self._vectors.block_rows)
+        own = Part.path(folder, shard)
         search = ExactSearch(queries_BD, self._vectors_ND, self._docids_N, hits, self._products)
-        with exclusive(own, wait=False), search:
+        with exclusive(own, wait=report is not None), search:
             done = self._take(search, own, shard.of == 1)
             left = [number for number in shard.rows(count) if number not in done]
-            if done:
+            if done and report is None:
                 log.info("%s of %s blocks were searched before", f"{len(done):,}", f"{count:,}")
-            self._stream(search, left, done, own, made_of)
+            self._stream(search, left, done, partial(Part.write, path=own, made_of=made_of), report)
             if shard.of > 1:
+                Part(sorted(done), search.candidates(), search.longest).write(own, made_of)
                 return []
             self._kept.append(folder)
             return list(search.rankings())
@@ -128,23 +167,55 @@ class VectorStream:
         return done
 
     def _stream(
-        self, search: ExactSearch, left: Sequence[int], done: set[int], own: Path, made_of: dict[str, Any]
+        self,
+        search: ExactSearch,
+        left: Sequence[int],
+        done: set[int],
+        keep: Callable[[Part], None],
+        report: Callable[[int], None] | None,
     ) -> None:
         """Search the blocks that are left, keeping what is found on disk from time to time."""
         rows = self._vectors.block_rows
-        progress = Progress("search", sum(rows[number] for number in left), "passages")
+        progress = Progress("search", sum(rows[number] for number in left), "passages") if report is None else None
         seen, saved = 0, time.monotonic()
         for number in left:
             search.add(int(self._starts[number]), self._vectors.block(number)[0])
             done.add(number)
             seen += rows[number]
-            progress.at(seen)
             if time.monotonic() - saved >= SAVE_EVERY:
-                Part(sorted(done), search.candidates(), search.longest).write(own, made_of)
+                keep(Part(sorted(done), search.candidates(), search.longest))
                 saved = time.monotonic()
-        if self._place.shard.of > 1:
-            Part(sorted(done), search.candidates(), search.longest).write(own, made_of)
-            log.info("%s: what %s blocks have", own, f"{len(done):,}")
+            if progress:
+                progress.at(seen)
+            elif report:
+                report(len(done))
+
+
+class ShardsOfVectors:
+    """A kind of unit: the search of a shard of vectors on disk, for queries in a file.
+
+    Raises:
+        InputError: on a machine that lacks a folder.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._folder = Path(spec["folder"])
+        for what, path in (("--vectors", Path(spec["vectors"])), ("data home:", self._folder)):
+            if not path.exists():
+                raise InputError(f"{what} {path}: a worker does not find it; give a path that all machines share")
+        self._hits, self._queries_BD = spec["hits"], np.load(self._folder / QUERIES, allow_pickle=False)
+        self._stream = VectorStream(Streamed(spec["vectors"], device=spec["device"]))
+
+    def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
+        shard = Shard(number, of)
+        self._stream.search_shard(self._queries_BD, self._hits, self._folder, shard, report)
+        return Part.count(Part.path(self._folder, shard))
+
+    @staticmethod
+    def look(spec: dict[str, Any], number: int, of: int) -> State:
+        shard = Shard(number, of)
+        done, total = Part.count(Part.path(Path(spec["folder"]), shard)), len(shard.rows(spec["blocks"]))
+        return State(done, total, done == total)
 
 
 class StoredDocids:
@@ -159,8 +230,7 @@ class StoredDocids:
         ends = np.searchsorted(rows[order], self._starts[1:-1])
         for number, places in enumerate(np.split(order, ends)):
             if len(places):
-                docids = self._paths[number].read_text(encoding="utf-8").splitlines()
-                found[places] = np.array(docids, dtype=object)[rows[places] - self._starts[number]]
+                found[places] = Lines(self._paths[number])[rows[places] - self._starts[number]]
         return found
 
 
@@ -175,6 +245,19 @@ class Part(NamedTuple):
     blocks: list[int]
     found: Candidates
     longest: float
+
+    @staticmethod
+    def path(folder: Path, shard: Shard) -> Path:
+        return folder / f"{shard.folder(folder).name}.safetensors"
+
+    @staticmethod
+    def count(path: Path) -> int:
+        """The number of blocks that a file tells of; 0 where there is none, or none that can be read."""
+        from safetensors import SafetensorError, safe_open
+
+        with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(path, "np") as stored:
+            return len(json.loads(stored.metadata()["part"])["blocks"])
+        return 0
 
     def write(self, path: Path, made_of: dict[str, Any]) -> None:
         from safetensors.numpy import save

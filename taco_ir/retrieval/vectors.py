@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError, read_json, write_json, writing
+from taco_ir.core.files import CHUNK, InputError, read_json, write_json, writing
 from taco_ir.core.hashes import fingerprint, sha256_file
 from taco_ir.core.outputs import first_difference, refuse_other
 from taco_ir.core.types import Encoder, Passage, Vectors
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taco_ir.data.passage_store import PassageStore
 
 BLOCK_ROWS = 4096
+NEWLINE = ord("\n")
 SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 Block = tuple["np.memmap[Any, np.dtype[np.float16]]", list[str]]
 
@@ -274,6 +275,25 @@ class VectorSet:
         changed.
         """
         return sum(1 for _ in self.blocks())
+
+
+class Lines:
+    """The lines of a text file, of which only those are read that are asked for, by arrays of their numbers."""
+
+    def __init__(self, path: Path) -> None:
+        self._bytes: Any = np.memmap(path, np.uint8, "r")
+        parts = range(0, len(self._bytes), CHUNK)
+        ends = [np.flatnonzero(self._bytes[start : start + CHUNK] == NEWLINE) + start for start in parts]
+        self._starts = np.concatenate([[0], *(each + 1 for each in ends)])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.object_]:
+        starts, stops = self._starts[numbers].tolist(), (self._starts[numbers + 1] - 1).tolist()
+        found = np.empty(len(starts), dtype=object)
+        found[:] = [str(self._bytes[a:b], "utf-8") for a, b in zip(starts, stops, strict=True)]
+        return found
 
 
 def _read_block(folder: Path, block: StoredBlock) -> Block:

@@ -131,6 +131,11 @@ CASES = {
         "encode --collection {c} --model {model} --pooling first --output out --engine processes --workers 2 --shards 4"
     ),
     "index": Case("index --vectors {vectors} --output out"),
+    "index on disk": Case("index --vectors {vectors} --factory IVF1,Flat --on-disk --output out"),
+    "search vectors": Case(
+        "search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare"
+        " --vectors {vectors} --output out/"
+    ),
     "search": Case(
         "search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare --output out/"
     ),

@@ -18,8 +18,11 @@ from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage, Ranking, Vectors
 from taco_ir.index import main
 from taco_ir.retrieval import exact_search as exact
+from taco_ir.retrieval import on_disk
+from taco_ir.retrieval import vectors as vectors_module
 from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.retrieval.faiss_index import FEW, DenseIndex, Halves, build_index
+from taco_ir.retrieval.frozen_index import open_frozen_index
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 N, DIM, HITS = 2000, 16, 10
@@ -199,6 +202,61 @@ def test_approximate_indexes_find_most(index: Index, factory: str, needed: float
     expected = brute_force(QUERIES, VECTORS, HITS)
     recall = np.mean([len({*one.docids} & {*other.docids}) / HITS for one, other in zip(found, expected, strict=True)])
     assert recall >= needed
+
+
+@pytest.mark.parametrize("factory", ["IVF32,Flat", "IVF8,SQ8", "OPQ4,IVF8,PQ4"])
+@pytest.mark.parametrize("rows", [1, 600, 2 * N])
+def test_lists_on_disk_are_searched_as_those_in_memory(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, rows: int
+) -> None:
+    """Built in parts of any size; the folder may move, and holds nothing but what is searched."""
+    code = {"IVF32,Flat": 4 * DIM, "IVF8,SQ8": DIM, "OPQ4,IVF8,PQ4": 4}[factory] + 1
+    monkeypatch.setattr(on_disk, "PART_BYTES", rows * (code + on_disk.ROW_BYTES))
+    monkeypatch.setattr(vectors_module, "BLOCK_ROWS", 128)
+    vectors = write(tmp_path / "vectors", VECTORS)
+    build_index(vectors, tmp_path / "made", factory, on_disk=True)
+    folder = (tmp_path / "made").rename(tmp_path / "moved")
+    assert {path.name for path in folder.iterdir()} == {"index", "docid", "lists", "manifest.json"}
+    opened, plain = DenseIndex(folder), DenseIndex(index(factory))
+    for hits in (1, HITS, N):
+        found, expected = opened.search(QUERIES, hits), plain.search(QUERIES, hits)
+        assert_same(found, expected)
+    assert opened.fingerprint != plain.fingerprint
+    build_index(vectors, tmp_path / "again", factory, on_disk=True)
+    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
+    frozen = open_frozen_index(folder)
+    assert frozen.docids == DOCIDS and frozen.block(0, N).shape == (N, DIM)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "SQ8", "IVF8,PQ4x4fs", "IVF8,PQ4,RFlat"])
+def test_an_index_without_lists_is_not_put_on_disk(tmp_path: Path, factory: str) -> None:
+    command = ["--vectors", str(tmp_path / "vectors"), "--output", str(tmp_path / "index"), "--on-disk"]
+    write(tmp_path / "vectors", VECTORS)
+    with pytest.raises(
+        InputError, match=f"--factory '{factory}': it has no lists that can be on disk; --on-disk takes"
+    ):
+        main([*command, "--factory", factory])
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+
+
+def test_lists_on_disk_are_checked_and_are_another_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "vectors", VECTORS)
+    command = ["--vectors", str(tmp_path / "vectors"), "--output", str(tmp_path / "index"), "--factory", "IVF8,SQ8"]
+    main([*command, "--on-disk"])
+    main([*command, "--on-disk"])
+    assert "this index is built" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"exists and was made otherwise \(on_disk is true, not false\)"):
+        main(command)
+    lists = tmp_path / "index" / "lists"
+    body = bytearray(lists.read_bytes())
+    body[100] ^= 1
+    lists.write_bytes(body)
+    for verify in (lambda: DenseIndex(tmp_path / "index"), lambda: main([*command[2:4], "--verify"])):
+        with pytest.raises(InputError, match=f"{lists}: altered"):
+            verify()
+    lists.unlink()
+    with pytest.raises(InputError, match=f"{lists}: 0 bytes, the manifest says"):
+        DenseIndex(tmp_path / "index")
 
 
 def test_fewer_hits_than_asked_are_no_wrong_hits(index: Index) -> None:

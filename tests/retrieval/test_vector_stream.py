@@ -22,8 +22,9 @@ from taco_ir.retrieval.choices import Streamed
 from taco_ir.retrieval.exact_search import ExactSearch, Float32, exact_search
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.half_products import HalfPrecision
-from taco_ir.retrieval.vector_stream import VectorStream
+from taco_ir.retrieval.vector_stream import Part, ShardsOfVectors, VectorStream
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
+from taco_ir.scale.processes import Processes
 
 N, DIM, ROWS, HITS, SHARDS = 1000, 24, 64, 10, 3
 DRAW = np.random.default_rng(0)
@@ -132,6 +133,34 @@ def test_shards_are_searched_apart_and_put_together(folder: Path, parts: Path) -
         assert_equal(whole.search(QUERIES, HITS), flat(folder))
     whole.forget()
     assert not list(parts.rglob("*.safetensors"))
+
+
+def test_workers_search_the_shards(folder: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an engine, each a process of its own; shards that are there are not searched again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    place = Streamed(str(folder / "vectors"), engine=lambda: Processes(2, "cpu"))
+    stopped = VectorStream(place)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(VectorStream, "search_shard", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.search(QUERIES, HITS)
+    found = sorted(parts.rglob("shard-*.safetensors"))
+    blocks = len(VectorSet(folder / "vectors").block_rows)
+    assert len(found) == min(16, blocks) and sum(map(Part.count, found)) == blocks
+    before = [path.stat().st_mtime_ns for path in found[1:]]
+    found[0].unlink()
+    whole = VectorStream(place)
+    assert_equal(whole.search(QUERIES, HITS), flat(folder))
+    assert [path.stat().st_mtime_ns for path in found[1:]] == before and found[0].exists()
+    whole.forget()
+    assert not parts.exists() or not any(parts.iterdir())
+
+
+def test_a_worker_that_lacks_a_folder_says_which(folder: Path, tmp_path: Path) -> None:
+    spec = {"vectors": str(tmp_path / "gone"), "folder": str(tmp_path), "hits": 1, "blocks": 1, "device": "cpu"}
+    with pytest.raises(InputError, match="--vectors .*gone: a worker does not find it; give a path that all machines"):
+        ShardsOfVectors(spec)
+    with pytest.raises(InputError, match="data home: .*here: a worker does not find it"):
+        ShardsOfVectors(spec | {"vectors": str(folder / "vectors"), "folder": str(tmp_path / "here")})
 
 
 def test_shards_that_are_missing_or_of_others_are_searched(folder: Path) -> None:

@@ -13,10 +13,11 @@ from taco_ir.core.files import InputError
 
 OF_ENCODER = "--pooling --normalize --prompt --passage-prompt --precision"
 OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
-OF_STREAM = "--memory --shard"
 OF_TOPICS = "--qrels --output --output-format --compare --no-compare --choose-weights --overwrite"
 OF_RUNS = "--output --output-format --overwrite --format --qrels --choose-weights"
 OF_RAY = "--worker-gpus --worker-cpus --address"
+OF_WORKERS = f"--engine --workers {OF_RAY}"
+OF_STREAM = f"--memory --shard --recall {OF_WORKERS}"
 OF_BOARDS = "--baseline --without --brief --measures"
 OF_SHOWN = "--convergence --format --output --overwrite"
 OF_CHECKS = "--rows --random --models --collection --work --seed"
@@ -30,8 +31,9 @@ IDLE = {
         "--topics t --retriever bm25": f"--task --overwrite --choose-weights {OF_MODEL} --vectors {OF_STREAM}",
         "--topics t --retriever bm25 --compare": f"--task --overwrite --choose-weights {OF_STREAM}",
         "--topics t --output o": f"--task {OF_STREAM}",
-        "--topics t --vectors v": "--task --overwrite --index",
-        "--topics t --vectors v --shard 1/2": f"--task --index {OF_RUNS}",
+        "--topics t --index i": f"--task --overwrite --memory --shard {OF_WORKERS}",
+        "--topics t --vectors v": f"--task --overwrite --index --recall --workers {OF_RAY}",
+        "--topics t --vectors v --shard 1/2": f"--task --index --recall {OF_RUNS} {OF_WORKERS}",
         "--query q": f"{OF_TOPICS} --hybrid-weights --vectors {OF_STREAM}",
         "--query q --retriever hybrid": f"{OF_TOPICS} --vectors {OF_STREAM}",
         "--query q --retriever bm25": f"{OF_TOPICS} --hybrid-weights {OF_MODEL} --vectors {OF_STREAM}",
@@ -58,7 +60,10 @@ IDLE = {
         "--output o --verify": f"--collection {OF_ENCODER} --model --batch-size --device --base --overwrite --shard "
         f"--shards --engine --workers {OF_RAY}",
     },
-    "index": {"--output o --vectors v": "", "--output o --verify": "--vectors --factory --overwrite"},
+    "index": {
+        "--output o --vectors v": "",
+        "--output o --verify": "--vectors --factory --on-disk --recall --overwrite",
+    },
     "export": {
         "--output o": "--collection --precision --batch-size",
         "--output o --topics t": "",
@@ -131,7 +136,7 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
 
 # flags that make another mode of what is asked for, with other idle flags
 MODES = {
-    "search": ("--query", "--topics", "--vectors", "--shard"),
+    "search": ("--query", "--topics", "--vectors", "--shard", "--index", "--engine"),
     "answer": ("--query", "--topics"),
     "evaluate": ("--per-query", "--topics"),
     "encode": ("--verify",),

@@ -283,6 +283,25 @@ def test_vectors_are_searched_without_an_index(
     assert Path("hybrid/nq-dev.trec").read_bytes() == Path("expected/nq-dev.trec").read_bytes() and seen == [0]
 
 
+def test_a_recall_is_chosen_on_the_queries(model: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """It is told, kept with the index, and in the record of the run, which any later search makes again."""
+    module_of("encode").main(["--output", "vectors", *model[:-1]])
+    module_of("index").main(["--vectors", "vectors", "--output", "index", "--factory", "IVF8,Flat"])
+    search = ["--topics", "nq-dev", "fever-dev", *model, "--hits", "5"]
+    main([*search, "--index", "index", "--recall", "1", "--output", "chosen/"])
+    (said,) = [line for line in caplog.messages if line.startswith("index: nprobe ")]
+    count = sum(len(open_collection("sample").load_topics(name).queries) for name in ("nq-dev", "fever-dev"))
+    assert f" of the 5 best of {count // 2} other queries at " in said
+    kept = json.loads(Path("index/recall.json").read_text())
+    record = json.loads(Path("chosen/nq-dev.trec.json").read_text())
+    assert record["inputs"]["nprobe"] == kept["value"] <= 8 and kept["recall"] == 1
+    main([*search, "--index", "index", "--output", "again/"])
+    assert Path("again/nq-dev.trec").read_bytes() == Path("chosen/nq-dev.trec").read_bytes()
+    module_of("index").main(["--vectors", "vectors", "--output", "flat"])
+    with pytest.raises(InputError, match=r"--recall 0\.99: flat is no HNSW or IVF index, but one that looks at all"):
+        main([*search, "--index", "flat", "--recall", ".99"])
+
+
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
 def test_query_shows_hits(
     retriever: str, model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
@@ -477,6 +496,8 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
         (["--query", "who", "--output", "x.trec"], "--output has an effect only with --topics"),
         (["--topics", "nq-dev", "--task", "nq"], "--task has an effect only with --query"),
         (["--topics", "nq-dev", "--vectors", "v", "--memory", "0GB"], "'0GB' is not an amount of memory, such as 4GB"),
+        (["--topics", "nq-dev", "--index", "i", "--recall", "99"], "'99' is not a share above 0 and up to 1"),
+        (["--topics", "nq-dev", "--recall", ".9"], "--recall goes with --index"),
         (["--topics", "nq-dev", "--vectors", "v", "--memory", "4"], "'4' is not an amount of memory, such as 4GB"),
         (["--topics", "nq-dev", "--vectors", "v", "--shard", "3/2"], "--shard '3/2': give i/n with 1 <= i <= n"),
     ],
