@@ -51,11 +51,12 @@ VECTORS, QUERIES = random_vectors(N, 0), random_vectors(3 * BATCH, 1)
 
 def write(output: Path, vectors_ND: Vectors) -> VectorSet:
     recipe = Recipe("collection-1", len(vectors_ND), "fake", "encoder-1", "{text}", DIM)
-    passages = [Passage(docid, docid.rpartition("#")[0], "", "") for docid in DOCIDS[: len(vectors_ND)]]
+    named = enumerate(DOCIDS[: len(vectors_ND)])
+    passages = [Passage(docid, docid.rpartition("#")[0], "", str(row)) for row, docid in named]
     for number in (1, 2):
         writer = ShardWriter(output, Shard(number, 2), recipe)
-        rows = slice(writer.rows.start, writer.rows.stop)
-        writer.write(passages[rows], lambda _, rows=rows: vectors_ND[rows], lambda _: None)  # type: ignore[misc]
+        of_shard = passages[writer.rows.start : writer.rows.stop]
+        writer.write(of_shard, lambda block: vectors_ND[[int(each.text) for each in block]], lambda _: None)
     return VectorSet(output)
 
 
@@ -252,7 +253,7 @@ def test_lists_on_disk_are_checked_and_are_another_index(tmp_path: Path, capsys:
     body[100] ^= 1
     lists.write_bytes(body)
     for verify in (lambda: DenseIndex(tmp_path / "index"), lambda: main([*command[2:4], "--verify"])):
-        with pytest.raises(InputError, match=f"{lists}: altered"):
+        with pytest.raises(InputError, match=f"{lists}: it was changed"):
             verify()
     lists.unlink()
     with pytest.raises(InputError, match=f"{lists}: 0 bytes, the manifest says"):
