@@ -246,7 +246,7 @@ def test_lists_on_disk_are_checked_and_are_another_index(tmp_path: Path, capsys:
     main([*command, "--on-disk"])
     main([*command, "--on-disk"])
     assert "this index is built" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"exists and was made otherwise \(on_disk is true, not false\)"):
+    with pytest.raises(InputError, match=r"exists and was made differently \(on_disk is true, not false\)"):
         main(command)
     lists = tmp_path / "index" / "lists"
     body = bytearray(lists.read_bytes())
@@ -256,7 +256,7 @@ def test_lists_on_disk_are_checked_and_are_another_index(tmp_path: Path, capsys:
         with pytest.raises(InputError, match=f"{lists}: it was changed"):
             verify()
     lists.unlink()
-    with pytest.raises(InputError, match=f"{lists}: 0 bytes, the manifest says"):
+    with pytest.raises(InputError, match=f"{lists}: it has 0 bytes, but its manifest says"):
         DenseIndex(tmp_path / "index")
 
 

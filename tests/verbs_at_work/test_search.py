@@ -497,7 +497,7 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
         (["--topics", "nq-dev", "--task", "nq"], "--task has an effect only with --query"),
         (["--topics", "nq-dev", "--vectors", "v", "--memory", "0GB"], "'0GB' is not an amount of memory, such as 4GB"),
         (["--topics", "nq-dev", "--index", "i", "--recall", "99"], "'99' is not a share above 0 and up to 1"),
-        (["--topics", "nq-dev", "--recall", ".9"], "--recall goes with --index"),
+        (["--topics", "nq-dev", "--recall", ".9"], "--recall has an effect only with --index"),
         (["--topics", "nq-dev", "--vectors", "v", "--memory", "4"], "'4' is not an amount of memory, such as 4GB"),
         (["--topics", "nq-dev", "--vectors", "v", "--shard", "3/2"], "--shard '3/2': give i/n with 1 <= i <= n"),
     ],
