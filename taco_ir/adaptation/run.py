@@ -86,7 +86,7 @@ def adapt(settings: AdaptSettings, overwrite: bool = False) -> Report:
     """Train an adapter as the settings say, resuming an unfinished adaptation, and return its report.
 
     Args:
-        overwrite: replace an adaptation with other settings; this happens only after all inputs have been checked.
+        overwrite: if the output holds an adaptation made with other settings, replace it once all inputs are checked.
 
     Raises:
         InputError: for an unusable index, model or query file, or an output made with other settings or inputs.

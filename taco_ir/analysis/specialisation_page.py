@@ -150,7 +150,7 @@ def _doses(model: ModelAnalysis) -> Iterator[Plot]:
             if known:
                 at, series = zip(*known, strict=True)
                 found.append(Series(f"{label}: {_ends(series)}", at, series, number))
-        yield plot_lines(_title(model, episode), found, "step", y=(0.0, 1.0), labelled=False)
+        yield plot_lines(_title(model, episode), found, "step", y=(0.0, 1.0), labelled=False, legend=True)
 
 
 def _ends(series: Sequence[float]) -> str:

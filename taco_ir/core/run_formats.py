@@ -50,8 +50,9 @@ MSMARCO = Layout("an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _are_r
 
 
 def read_run(path: Path) -> Run:
-    """Read a KILT, MS MARCO or TREC run. The first line tells the format: a JSON object, three columns, or anything
-    else.
+    """Read a run in KILT's, MS MARCO's or TREC's format, which the first line tells.
+
+    A JSON object is KILT, three columns are MS MARCO, anything else is TREC.
     """
     _, line = next(numbered_lines(path), (0, ""))
     if line.lstrip().startswith("{"):

@@ -243,8 +243,11 @@ def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
 
     KILT records must name their tasks, unless the file is named <task>-<split>.jsonl as in a collection.
 
+    Args:
+        only: ids of the queries to keep; None keeps all.
+
     Raises:
-        InputError: for a file that is neither.
+        InputError: for a file in none of these formats.
     """
     name = _file_name(path)
     first = next(numbered_lines(path), (0, ""))[1].lstrip()
@@ -317,8 +320,9 @@ def _find_source(name: str) -> Source | None:
     """
     place, asked, told = (name, "", "") if Path(name).exists() else name.partition("?")
     columns = dict(pairs := parse_qsl(told))
-    if len(columns) < len(pairs):
-        raise InputError(f"--columns {' '.join(map('='.join, pairs))}: give each of {', '.join(columns)} only once")
+    names = [column for column, _ in pairs]
+    if twice := sorted({column for column in names if names.count(column) > 1}):
+        raise InputError(f"--columns {' '.join(map('='.join, pairs))}: give {' and '.join(twice)} only once")
     if asked and not columns:
         raise InputError(f"--collection {name}: write columns like {place}?id=docno&text=body")
     prefix, colon, rest = place.partition(":")

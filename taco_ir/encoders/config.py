@@ -150,13 +150,12 @@ class EncoderConfig(Settings):
         """
         for task, lender in lenders.items():
             if task in self.prompts:
-                fault = "has a prompt of its own"
-            elif lender not in self.prompts:
-                fault = f"is to take the prompt of {lender!r}, which has none"
-            else:
-                continue
-            known = ", ".join(sorted(self.prompts)) or "no task"
-            raise InputError(f"task {task!r} {fault}; the model's prompts are for {known}")
+                raise InputError(f"task {task!r} cannot borrow the prompt of {lender!r}: it has its own; leave it out")
+            if lender not in self.prompts:
+                known = ", ".join(sorted(self.prompts)) or "none"
+                raise InputError(
+                    f"task {task!r} cannot borrow a prompt of {lender!r}, which has none; tasks with prompts: {known}"
+                )
         prompts = {task: self.prompts[lender] for task, lender in lenders.items()}
         lengths = {task: self.max_query_tokens(lender) for task, lender in lenders.items()}
         return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})

@@ -158,7 +158,8 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
     name = next((name for name in names if name and said.structure.get(name)), None)
     if name is None:
         raise InputError(
-            f"{path}: structure has no route {' or '.join(ROUTES[route])}, only {', '.join(said.structure)}"
+            f"{path}: key 'structure' has no route {' or '.join(ROUTES[route])}, only {', '.join(said.structure)}; a"
+            " model needs one for queries and one for passages"
         )
     for key in said.structure[name]:
         if key not in said.types:

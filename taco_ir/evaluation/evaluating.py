@@ -50,7 +50,7 @@ class Evaluation:
     comparisons: Sequence[Comparison] = ()
 
     def mean(self, measure: str | Measure, system: str | None = None) -> float | None:
-        """A system's mean over queries or, for several topics, the macro average; None without values.
+        """A system's mean over queries; over several topics, the mean of their means. None without values.
 
         Args:
             measure: one of the scored measures, or its name, such as "Rprec".

@@ -113,7 +113,7 @@ def example_table(example: Example) -> Table:
         [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
         for what, shown in parts
     ]
-    return Table("", ["", "score", "title", "docid", "holds", "text"], rows)
+    return Table("", ["kind", "score", "title", "docid", "holds", "text"], rows)
 
 
 def suspects_table(suspected: Sequence[Suspected]) -> Table:

@@ -74,13 +74,15 @@ def plot_lines(
     y: Limits | None = None,
     marks: Sequence[tuple[float, str]] = (),
     labelled: bool = True,
+    legend: bool | None = None,
 ) -> Plot:
     """Lay out a plot of one or more series with values.
 
     Args:
         x, y: ranges that the axes must include.
         marks: values on the horizontal axis to mark, with their labels.
-        labelled: label the lines' ends and show a legend, unless there are too many lines.
+        labelled: label the lines' ends, unless there are too many lines.
+        legend: whether to show a legend; None shows one where ends are labelled.
     """
     x = _reach([value for each in series for value in each.xs], x)
     y = _reach([value for each in series for value in each.ys], y)
@@ -101,7 +103,7 @@ def plot_lines(
         x_label,
         [Tick(_across(value, x), label) for value, label in marks],
         ROOM if labels else 0,
-        labels,
+        labels if legend is None else legend,
     )
 
 

@@ -133,8 +133,9 @@ def _read_rows(path: Path, table: Any, columns: tuple[str, str | None], docids: 
             raise InputError(f"{path}: not a whole parquet file ({abbreviate(str(error))})") from error
         dim = int(lengths_N[0]) if dim < 0 else dim
         if (other_N := np.flatnonzero((lengths_N != dim) | (lengths_N < 1))).size:
-            found = f"{max(lengths_N[other_N[0]], 0)} numbers, the first row {max(dim, 0)}"
-            raise InputError(f"{path}, row {row + other_N[0]:,} (from 0): column {vectors_name!r} has {found}")
+            length = max(lengths_N[other_N[0]], 0)
+            found = f"{length} numbers, the first row's {dim}; all need as many" if length else "no numbers"
+            raise InputError(f"{path}, row {row + other_N[0]:,} (from 0): the vector in {vectors_name!r} has {found}")
         blank = next((place for place, name in enumerate(names) if name is None or not str(name).strip()), None)
         if blank is not None:
             raise InputError(f"{path}, row {row + blank:,} (from 0): column {id_name!r} is blank; a docid is needed")

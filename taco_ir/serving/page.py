@@ -82,10 +82,11 @@ class SearchPage:
             answer = self._ask(text, task) if text else None
         except InputError as error:
             wrong = str(error)
+        shown = task or next(iter(self._known), "")
         return make_page(
             templates_of("taco_ir.serving"),
             "search.html",
-            f"Search the collection {self._collection.name}",
+            f"Search in {self._collection.name}",
             ["search.css"],
             forms=True,
             text=text,
@@ -93,7 +94,8 @@ class SearchPage:
             tasks=self.tasks,
             answer=answer,
             wrong=wrong,
-            examples=list(self._known.get(task, {}))[:EXAMPLES],
+            shown=shown,
+            examples=list(self._known.get(shown, {}))[:EXAMPLES],
         )
 
     def _ask(self, text: str, task: str) -> Answer:

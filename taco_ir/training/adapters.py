@@ -199,7 +199,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:
-    """Raise InputError if a prompt with positions and the longest text together exceed the backbone's `limit`."""
+    """Raise InputError if a learned prompt that takes up positions leaves too few of `limit` for the longest text."""
     config, record = model.config, model.record
     longest_text = max(config.query_length, config.passage_length, *config.query_lengths.values())
     if record is not None and is_shifted(record.method, record.positions) and record.width + longest_text > limit:

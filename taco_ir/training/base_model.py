@@ -110,8 +110,8 @@ def build_encoder(
     check_adapters(adapters, settings, folder, backbone.path)
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
-            f"roles is {base.roles}; with tune {adapters.tune} the adapters distinguish roles (tune_roles); leave "
-            "roles out, or train all weights (tune full)"
+            f"roles is {base.roles}, which does not go with tune {adapters.tune}: adapters tell queries from passages "
+            "by tune_roles; leave roles out, or let tune be full"
         )
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:

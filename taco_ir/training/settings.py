@@ -201,8 +201,8 @@ class BatchSettings(Settings):
     batch_size: int = flag(64, "queries in a batch, over all tasks", min=1, only=BATCHED)
     shares: str = flag(
         "temperature",
-        "how many queries of a batch each task gets: proportional to its size, smoothed by a temperature, the "
-        "same for all (uniform), or fixed numbers such as 16,8,8 (these replace the batch size)",
+        "how a batch is divided among the tasks: proportional (to their numbers of queries), temperature (the same, "
+        "evened out), uniform (equal parts), or whole numbers such as 16,8,8, which replace the batch size",
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
@@ -255,22 +255,22 @@ class ObjectiveSettings(Settings):
     )
     schedule_alpha: float = flag(
         0.5,
-        "for alternating: sample a task with probability proportional to its size to this power",
+        "with --schedule alternating: sample a task with probability proportional to its size to this power",
         min=0,
         max=1,
         only=ALTERNATING,
     )
     phase_shares: str = flag(
         "1,1,1",
-        "for sequential: how the steps are divided between self-supervised tasks, retrieval and reading; phases "
-        "without tasks are skipped",
+        "with --schedule sequential: how the steps are divided between self-supervised tasks, retrieval and reading; "
+        "phases without tasks are skipped",
         test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
         allowed="three numbers above 0, as in 1,2,1",
         only=SEQUENTIAL,
     )
     rehearsal: float = flag(
         0.0,
-        "for sequential: probability that a step trains tasks of an earlier phase instead",
+        "with --schedule sequential: probability that a step trains tasks of an earlier phase instead",
         min=0,
         below=1,
         only=SEQUENTIAL,

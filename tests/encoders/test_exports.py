@@ -327,10 +327,10 @@ def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_p
     for task, lender in (("trex", "structured_zeroshot"), ("any other", "nq"), ("nq", "nq")):
         assert after.query_texts(["x"], task) == before.query_texts(["x"], lender)
         assert after.max_query_tokens(task) == before.max_query_tokens(lender)
-    none = "which has none; the model's prompts are for nq, structured_zeroshot"
+    none = "which has none; tasks with prompts: nq, structured_zeroshot"
     for wrong, said in (
-        ("nq=zsre", "task 'nq' has a prompt of its own"),
-        ("trex=wow", f"task 'trex' is to take the prompt of 'wow', {none}"),
+        ("nq=zsre", "task 'nq' cannot borrow the prompt of 'structured_zeroshot': it has its own"),
+        ("trex=wow", f"task 'trex' cannot borrow a prompt of 'wow', {none}"),
         ("trex", "--prompt-of 'trex' is not TASK=TASK"),
     ):
         with pytest.raises(InputError, match=said):

@@ -312,7 +312,7 @@ def test_a_route_that_is_missing_is_named(tiny_bert: Path, tmp_path: Path) -> No
         str(tmp_path / "m")
     )
     with pytest.raises(
-        InputError, match=r"structure has no route document or passage or corpus or doc, only query, im"
+        InputError, match=r"key 'structure' has no route document or passage or corpus or doc, only query, im"
     ):
         load_encoder(str(tmp_path / "m"))
 

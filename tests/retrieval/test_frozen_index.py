@@ -367,9 +367,9 @@ def test_columns_are_chosen_only_where_one_may_be_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({1200: [0.5] * 3}, r"row 1,200 .from 0.: column 'vector' has 3 numbers, the first row 16"),
-        ({1200: None}, r"row 1,200 .from 0.: column 'vector' has 0 numbers, the first row 16"),
-        ({0: []}, r"row 0 .from 0.: column 'vector' has 0 numbers"),
+        ({1200: [0.5] * 3}, r"row 1,200 .from 0.: the vector in 'vector' has 3 numbers, the first row's 16"),
+        ({1200: None}, r"row 1,200 .from 0.: the vector in 'vector' has no numbers"),
+        ({0: []}, r"row 0 .from 0.: the vector in 'vector' has no numbers"),
         ({7: [np.nan] * 16}, "vector 7 .of 0..1,499. has a number that is not finite"),
     ],
 )

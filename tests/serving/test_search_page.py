@@ -92,7 +92,7 @@ def test_gold_is_what_the_topics_say(page: SearchPage) -> None:
 
 def test_an_example_is_asked_by_a_click(browser: webdriver.Chrome, port: int) -> None:
     browser.get(f"http://{HOST}:{port}/?{urlencode({'query': 'rivers', 'task': 'nq'})}")
-    assert "not known" in browser.find_element(By.CSS_SELECTOR, "main > p.quiet").text
+    assert "no known answers" in browser.find_element(By.CSS_SELECTOR, "main > p.quiet").text
     assert not browser.find_elements(By.CLASS_NAME, "badge")
     first = browser.find_element(By.CSS_SELECTOR, "button.link")
     text = first.text

@@ -102,15 +102,12 @@ class AdapterRecord:
         """
         for task, lender in lenders.items():
             if task in self.tasks:
-                fault = "has an adapter of its own"
-            elif lender not in (*self.tasks, BARE):
-                fault = f"is to take the adapter of {lender!r}, which has none"
-            else:
-                continue
-            known = ", ".join(sorted(self.tasks))
-            raise InputError(
-                f"task {task!r} {fault}; the model's adapters are for {known}; {BARE} stands for no adapter"
-            )
+                raise InputError(f"task {task!r} cannot borrow the adapter of {lender!r}: it has its own; leave it out")
+            if lender not in (*self.tasks, BARE):
+                raise InputError(
+                    f"task {task!r} cannot borrow an adapter of {lender!r}, which has none; tasks with adapters:"
+                    f" {', '.join(sorted(self.tasks))}; {BARE} stands for no adapter"
+                )
         return replace(self, lent={**self.lent, **lenders})
 
     def save(self, folder: Path) -> None:

@@ -293,10 +293,10 @@ def test_a_small_folder_holds_its_backbone_and_lends_adapters(
             after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05
         )
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
-    none = "which has none; the model's adapters are for fever, nq, wow; none stands for no adapter"
+    none = "which has none; tasks with adapters: fever, nq, wow; none stands for no adapter"
     for wrong, said in (
-        ("nq=wow", "task 'nq' has an adapter of its own"),
-        ("trex=eli5", f"is to take the adapter of 'eli5', {none}"),
+        ("nq=wow", "task 'nq' cannot borrow the adapter of 'wow': it has its own"),
+        ("trex=eli5", f"task 'trex' cannot borrow an adapter of 'eli5', {none}"),
     ):
         with pytest.raises(InputError, match=said):
             export([*flags, "--output", str(tmp_path / "never"), "--prompt-of", wrong])
