@@ -167,7 +167,7 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         open_collection(f"{path}?name=x")
     with pytest.raises(InputError, match=r"write columns like .*docs.parquet.id=docno&text=body"):
         open_collection(f"{path}?body")
-    with pytest.raises(InputError, match="--columns id=docno id=body: give each of id only once"):
+    with pytest.raises(InputError, match="--columns id=docno id=body: give id only once"):
         open_collection(f"{path}?id=docno&id=body")
 
 
