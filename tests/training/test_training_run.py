@@ -446,7 +446,7 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
         ),
         (
             {"weighting": "taco", "weighting_options": {"beta": 2}},
-            "task weighting option beta: 2.0; 0 <= beta < 1 is allowed",
+            "task weighting option beta: it is 2.0, but must be 0 <= beta < 1",
         ),
         (
             {"episodes": ({}, {"weighting": "cgd", "weighting_options": {"rat": 1}})},

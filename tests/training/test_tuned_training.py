@@ -255,7 +255,7 @@ def test_t5_decoders_embedding_of_a_tuned_encoder(tiny_t5: Path) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"tune": "lora", "tune_width": 33}, "tune_width is 33; lora takes 1 to 32"),
+    ({"tune": "lora", "tune_width": 33}, "tune_width is 33; lora allows 1 to 32"),
     (
         {"tune": "lora", "tune_budget": "0.0001%"},
         "tune_budget is '0.0001%'.* the nearest possible size of lora is width 1",
@@ -269,11 +269,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune_reparameterise": True}, "tune_reparameterise is True; it has an effect only with a tune other than full"),
     (
         {"tune": "lora", "tune_positions": "plain"},
-        "tune_positions is 'plain', but tune lora has no prompts (only prefix, prompt, mam have)",
+        "tune_positions is 'plain', but tune lora has no prompts .only prefix, prompt, mam have.",
     ),
     (
         {"tune": "iaa-l", "tune_reparameterise": True},
-        "tune_reparameterise is True, but tune iaa-l has no prompts (only prefix, prompt, mam have)",
+        "tune_reparameterise is True, but tune iaa-l has no prompts .only prefix, prompt, mam have.",
     ),
     (
         {"tune": "prefix", "tune_width": 30, "passage_length": 100, "tune_positions": "shifted"},
