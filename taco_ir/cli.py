@@ -159,7 +159,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--engine": {
         "choices": ENGINES,
         "default": HERE,
-        "help": "where to encode: here, in this process; processes, several on this machine, one for each GPU; ray, "
+        "help": "where to run: here, in this process; processes, several on this machine, one for each GPU; ray, "
         "workers on the machines of a Ray cluster [default: here]",
     },
     "--workers": {

@@ -10,7 +10,7 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "pyserini",
-        "Run any Pyserini command, like `python -m MODULE ARGS...`. Java is found by itself (no JDK is needed), "
+        "Run any Pyserini command, like `python -m MODULE ARGS...`. Java is found automatically (no JDK is needed), "
         "and --encoder-class taco loads encoders of taco_ir. For --query-prefix give a task of the model, or a "
         "text to put before every query.",
         example="python -m taco_ir.pyserini pyserini.search.faiss --encoder my-checkpoint --encoder-class taco \\\n"

@@ -79,7 +79,7 @@ IDLE = {
         "f --format html --collection c": "--brief --rows --random --seed --overwrite --against",
         "f --convergence n --output o": f"{OF_BOARDS} {OF_CHECKS} --headroom --against",
         "f --headroom n --output o": f"{OF_BOARDS.replace(' --measures', '')} {OF_CHECKS}",
-        "f --check --collection c": f"{OF_BOARDS} {OF_SHOWN} --headroom --against --seed",
+        "f --check --collection c": f"{OF_BOARDS} {OF_SHOWN} --headroom --topics --against --seed",
         "f --baseline b": "--rows --random --models --collection --work --overwrite --against",
     },
     "reproduce": {"--conditions c": "--format", "--conditions c --list": "--jobs --device"},
