@@ -89,7 +89,7 @@ def test_the_page_on_full_kilt_makes_a_collection_and_a_study_of_it(
     shutil.copytree(ROOT / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("results"))
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "full-kilt.md").read_text(encoding="utf-8")
-    commands = [command(line) for _, block in blocks(page) for line in lines_of(block) if "-m taco_ir" in line]
+    commands = [command(line) for _, block in blocks(page) for line in lines_of(block) if line.startswith("python")]
     made = [argv for verb, argv in commands if verb == "data" and argv[:1] != ["list"]]
     with serving(kilt) as server:
         for name in ("http_proxy", "https_proxy"):
