@@ -29,6 +29,7 @@ from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval import vectors as vectors_module
 from taco_ir.retrieval.choices import Streamed
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+from taco_ir.retrieval.recall import SAMPLE
 from taco_ir.retrieval.vector_stream import VectorStream
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
@@ -37,6 +38,7 @@ DIM, CENTRES, NOISE = 384, 1000, 0.7
 COMPARED = 1_000_000  # passages up to which faiss holds all vectors in memory
 NEEDED = 1.3  # time of ours to that of faiss
 FLAT_MEMORY, LINEAR_TIME = 1.25, 1.25  # of the largest size to the smallest: peak, and seconds for each passage
+RECALL, NEEDED_RECALL, NEEDED_FASTER = 0.99, 0.985, 5.0  # of a graph
 TOLERANCE = 1e-4  # scores of two libraries differ by rounding
 
 
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     flags.prog = "python benchmarks/growth.py"
     flags.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="passages [default: 136k, 1M, 4M]")
     flags.add_argument("--largest", action="store_true", help=f"also {LARGEST:,} passages, which take 19 GB of disk")
+    flags.add_argument("--graph", action="store_true", help="also HNSW32 by --recall, where faiss is compared")
     flags.add_argument("--queries", type=int, default=1000, help="queries that are searched together [default: 1000]")
     flags.add_argument("--memory", type=byte_count, default=2_000_000_000, help="of each process [default: 2GB]")
     flags.add_argument("--factory", default="IVF1024,SQ8", help="of the index with lists on disk")
@@ -140,6 +143,24 @@ def beside_faiss(folder: Path, queries_BD: Vectors, hits: int, memory: int, roun
     return statistics.median(ratios)
 
 
+def beside_graph(vectors: Path, index: Path, count: int, hits: int, memory: int) -> list[Bound]:
+    """Speed of a graph, which looks as far as a recall needs, to that of exact search; and the recall."""
+    build_index(VectorSet(vectors), index, "HNSW32")
+    graph = DenseIndex(index)
+    graph.reach(RECALL, asked(SAMPLE), hits, index)
+    others_BD = made(range(1 << 41, (1 << 41) + count))
+    start = time.perf_counter()
+    found = graph.search(others_BD, hits)
+    quick = time.perf_counter() - start
+    start = time.perf_counter()
+    exact = VectorStream(Streamed(str(vectors), memory)).search(others_BD, hits) or []
+    slow = time.perf_counter() - start
+    same = [len({*one.docids} & {*other.docids}) / hits for one, other in zip(found, exact, strict=True)]
+    print(f"HNSW32: {graph.effort}, {count / quick:,.0f} queries/s, exact {count / slow:,.0f}", flush=True)
+    speed = Bound("speed of HNSW / exact search", slow / quick, NEEDED_FASTER)
+    return [speed, Bound(f"its recall where {RECALL} was asked", statistics.mean(same), NEEDED_RECALL)]
+
+
 def main() -> None:
     flags = parser()
     try:
@@ -149,7 +170,7 @@ def main() -> None:
             vectors_module.BLOCK_ROWS = 1024
         sizes, rows, ratio = sorted({*options.sizes, *[LARGEST] * options.largest}), list[list[Cell]](), 0.0
         compared = max((size for size in sizes if size <= COMPARED), default=0)
-        queries_BD, streams = asked(options.queries), list[Took]()
+        queries_BD, streams, of_graph = asked(options.queries), list[Took](), list[Bound]()
         for count in sizes:
             with tempfile.TemporaryDirectory(dir=options.folder) as name:
                 os.environ["TACO_IR_HOME"] = f"{name}/home"
@@ -170,6 +191,9 @@ def main() -> None:
                     ratio = in_a_process(
                         beside_faiss, vectors, queries_BD, *(options.hits, options.memory, options.rounds)
                     )
+                    if options.graph:
+                        given = (options.queries, options.hits, 8 * options.memory)
+                        of_graph = in_a_process(beside_graph, vectors, Path(name) / "graph", *given)
     except InputError as error:
         sys.exit(f"error: {error}")
     header = ["passages", "writing", "search --vectors", "index --on-disk", "its search", "of it mapped"]
@@ -183,7 +207,7 @@ def main() -> None:
         Bound("its seconds for a passage, largest / smallest", per_passage, LINEAR_TIME, at_most=True),
         Bound("its peak memory / the limit", last.peak / options.memory, 1.0, at_most=True),
     ]
-    sys.exit(judged(bounds, options.tiny))
+    sys.exit(judged(bounds + of_graph, options.tiny))
 
 
 if __name__ == "__main__":
