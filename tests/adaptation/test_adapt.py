@@ -282,7 +282,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "nq-train: this names topics of a collection, so --collection is needed",
     ),
     "another width": ({"model": "NARROW"}, "its vectors have 32 dimensions, the vectors of --model .* have 16"),
-    "another encoder": ({"pooling": "first"}, "its vectors were made by encoder .*; give the model that made it"),
+    "another encoder": (
+        {"pooling": "first"},
+        "its vectors were made by encoder .*; give the model that made the index",
+    ),
     "a task that is too small": ({"max_examples": 9}, "task nq: 9 queries with gold in the index; at least 10"),
     "a group too few": ({"share": "group", "groups": ("a=nq",)}, "groups: task wow is in no group"),
     "a group too many": (
@@ -294,7 +297,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "--validate-on: task fever is not among the tasks of --topics",
     ),
     "too wide": ({"width": 99}, r"^width is 99; adapter allows 1 to 32"),
-    "a method without prompts": ({"positions": "plain"}, r"^positions is 'plain'; method adapter has no prompts"),
+    "a method without prompts": ({"positions": "plain"}, r"^positions is 'plain', but method adapter has no prompts"),
     "all held out": ({"held_out": 0.99}, "too few to hold|queries beside those that are held out"),
     "longer than the model takes": ({"query_length": 999}, "query_length is 999; the model allows 1 to 128"),
     "hits of an exact softmax": (

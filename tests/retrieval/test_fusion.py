@@ -157,7 +157,9 @@ def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:
         InputError, match=r"--hybrid-weights .*: no such file; taco_ir.search --choose-weights writes one"
     ):
         HybridWeights.read(tmp_path / "none.json")
-    with pytest.raises(InputError, match=r"--hybrid-weights model: no hybrid\.json in .*; search --choose-weights"):
+    with pytest.raises(
+        InputError, match=r"--hybrid-weights model: there is no hybrid\.json in .*; taco_ir.search --choose-weights"
+    ):
         HybridWeights.of_model(tmp_path)
     path.rename(tmp_path / "hybrid.json").write_text('{"tasks": {"nq": {"dense": 0.7}}}')
     assert HybridWeights.of_model(tmp_path) == read

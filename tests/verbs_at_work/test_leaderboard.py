@@ -225,7 +225,7 @@ def test_runs_of_a_check_are_kept_only_where_they_differ(
     runs = {name: runner.folder(Job(condition, 0)) / "check-whole" for name, condition in conditions.items()}
     for folder in runs.values():
         folder.mkdir(parents=True)
-    with pytest.raises(InputError, match="deviations"):
+    with pytest.raises(InputError, match="differ by more than"):
         leaderboard.main(
             [str(study), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path)]
         )
@@ -272,7 +272,7 @@ def test_check_is_of_what_was_trained_here(
     leaderboard.main([*argv, "--rows", "BM25"])
     with pytest.raises(InputError, match="cannot be searched again: their trainings are not in"):
         leaderboard.main([*argv, "--rows", "TACO"])
-    with pytest.raises(InputError, match=r"^--random 2: there are 1 records$"):
+    with pytest.raises(InputError, match=r"^--random is 2, but there are only 1 records$"):
         leaderboard.main([*argv, "--random", "2"])
 
 

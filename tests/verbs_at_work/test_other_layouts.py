@@ -185,7 +185,7 @@ def test_a_run_in_another_form_has_the_scores_of_one_in_trecs(
     assert table(capsys) == rows[0] | {"topics": "qrels"}
     with pytest.raises(InputError, match="out.json: DPR's output has no query ids; give --topics"):
         evaluate.main(["out.json", *qrels])
-    with pytest.raises(InputError, match="out.json, record 1: question .* is none of the 1 queries of the topics"):
+    with pytest.raises(InputError, match="out.json, record 1: question .* is not among the 1 queries of the topics"):
         (folder / "other.tsv").write_text("q1\tanother question\n")
         evaluate.main(
             ["out.json", "--collection", place, "--topics", "other.tsv", "--qrels", str(trec_qrels(folder / "q"))]

@@ -170,7 +170,7 @@ def test_an_output_that_exists_is_kept() -> None:
         (NQ_RUN | {"q2": ["2#0", "2#0"]}, "nq-test.mine.trec, line 8: docid '2#0' is given twice for query 'q2'"),
         (
             NQ_RUN | {"q2": ["2#0", "x#0"]},
-            "1 of 8 docids, first 'x#0', are not in collection c; it is a run of another collection",
+            "1 of 8 docids, such as 'x#0', are not in collection c; it is a run of another collection",
         ),
     ],
 )

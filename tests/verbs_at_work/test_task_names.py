@@ -71,7 +71,7 @@ def test_a_name_that_nobody_has_is_refused_with_the_nearest(shipped: TextEncoder
         lambda: search.main(["--query", "who", "--task", typo]),
     ):
         with pytest.raises(
-            InputError, match=rf"unknown task '{typo}'; did you mean .*{nearest}\b.*\? valid: .*wow.*name none"
+            InputError, match=rf"unknown task '{typo}'; did you mean .*{nearest}\b.*\? valid: .*wow.*give no task"
         ):
             wrong()
 

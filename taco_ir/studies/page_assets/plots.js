@@ -59,7 +59,7 @@ function plot(host, { title, names, values, low, high, top }, marks) {
   const middle = (i) => top + (i + 1) * row - 0.5 * ROW;
   const rows = names.map((text, i) =>
     narrow
-      ? label(0, top + i * row + 0.4 * ROW, cut(text, width))
+      ? label(left + 4, top + i * row + 0.4 * ROW, cut(text, width - left - 4))
       : label(left - 10, middle(i), cut(text, left - 10), { "text-anchor": "end" }),
   );
   const every = Math.ceil(ticks(low, high).length / ((width - left - room) / 44));
