@@ -192,7 +192,7 @@ def test_one_collection_under_two_names_is_mined_once(tiny_bert: Path, tmp_path:
     assert [collection.name for collection in data.corpora] == ["sample", "scifact"]
     assert data.places["fever"].collection is data.places["nq"].collection
     tables |= {"more": {"collection": folder, "task": "scifact"}}
-    with pytest.raises(InputError, match=r"^tasks\.facts and tasks\.more are both task scifact of "):
+    with pytest.raises(InputError, match=r"^tasks\.facts and tasks\.more are both task scifact of collection "):
         data_of(both(tiny_bert, tmp_path / "run", folder, task_tables=tables), tmp_path / "run")
 
 
@@ -265,7 +265,10 @@ def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> Non
     [
         ({"facts": {"collection": "scifact"}}, r"^tasks\.facts: collection scifact: unknown task 'facts'; .*scifact"),
         ({"facts": {"collection": "scifakt"}}, r"^tasks\.facts: --collection 'scifakt': no such folder\. Give"),
-        ({"nq": {}, "x": {"task": "naturalquestions"}}, r"^tasks\.nq and tasks\.x are both nq of sample; leave one"),
+        (
+            {"nq": {}, "x": {"task": "naturalquestions"}},
+            r"^tasks\.nq and tasks\.x are both task nq of collection sample; leave one",
+        ),
         ({"tqa": {}, "triviaqa": {}}, r"^tasks\.tqa and tasks\.triviaqa are one task, triviaqa; leave one"),
         ({"nq": {"share": "2"}}, r"^tasks\.nq\.share is '2'; it must be a whole number, at least 1$"),
         ({"nq": {"shar": 2}}, r"^tasks\.nq\.shar: unknown key; did you mean share"),
