@@ -260,6 +260,8 @@ def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
     texts = [audit.title, lead(audit), *audit.notes, *LEGEND, *HEADINGS, "nq-train: 24 margins"]
     texts += [text for each in audit.examples for text in (*facts(each), each.query.qid, each.query.text)]
     assert [text for text in texts if text not in shown] == []
+    names = {f'data-name="{name}"' for name in tables[0].header}  # cards on phones show them instead of a header
+    assert names == {name for name in names if name in page}
 
 
 def test_report_of_a_file_without_negatives(small: Collection) -> None:

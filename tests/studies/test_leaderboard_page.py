@@ -289,6 +289,11 @@ def test_a_wide_board_fits_the_window_and_its_names_stay(browser: webdriver.Chro
     before = name.rect["x"]
     browser.execute_script("arguments[0].scrollLeft = 300", box)
     assert name.rect["x"] == before and browser.execute_script("return arguments[0].scrollLeft", box) == 300
+    caption = browser.find_element(By.CSS_SELECTOR, "#board caption").rect
+    assert caption["x"] >= 0 and caption["x"] + caption["width"] <= 400
+    browser.refresh()  # plots are as wide as the page was when it drew them
+    labels = [each.get_attribute("textContent") for each in browser.find_elements(By.CSS_SELECTOR, "#averages text")]
+    assert {row.name for row in make_boards(results, "BM25", 0)[0].rows} <= set(labels)
 
 
 def names(driver: webdriver.Chrome) -> list[str]:
