@@ -254,5 +254,5 @@ def test_numbers_that_are_none_are_not_stored(tiny_bert: Path, tmp_path: Path) -
     tensors[LAYER][0, 0] = float("nan")
     save_file(tensors, source / PLAIN_FILE, {"format": "pt"})
     for stored in ("int8", "float16"):
-        with pytest.raises(InputError, match=f"{LAYER}.* holds numbers that are not finite"):
+        with pytest.raises(InputError, match=f"{LAYER}.* contains infinite numbers or NaN"):
             compact(source, tmp_path, CONFIG, [], ROOM, stored)

@@ -352,7 +352,7 @@ def test_verify_finds_one_altered_bit(copy: Path, name: str) -> None:
     body = bytearray((copy / name).read_bytes())
     body[-9] ^= 1
     (copy / name).write_bytes(body)
-    with pytest.raises(InputError, match=f"^{copy / name}: altered"):
+    with pytest.raises(InputError, match=f"^{copy / name}: it was changed"):
         main(["--output", str(copy), "--verify"])
 
 

@@ -270,7 +270,7 @@ def test_numbers_that_are_not_finite_are_refused(trained: Training, tiny_bert: P
     save_file(tensors, found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
     with pytest.raises(
-        InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} holds numbers that are not finite"
+        InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} contains infinite numbers or NaN"
     ):
         fresh.read(found, file)
 
