@@ -192,7 +192,7 @@ def _require_finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tenso
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(
-                f"--model {source}: {name} holds numbers that are not finite, or too large for {value.dtype}"
+                f"--model {source}: {name} contains infinite numbers or NaN, or numbers too large for {value.dtype}"
             )
     return tensors
 

@@ -122,7 +122,7 @@ def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
         whole = path.read_bytes()
         for place in draw.sample(range(len(whole)), min(4, len(whole))):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
-            said = rf"^{path}: altered .*; remove {copy}; the next search builds it again"
+            said = rf"^{path}: it was changed .*; remove {copy}; the next search builds it again"
             with pytest.raises(InputError, match=said):
                 BM25(copy, "toy")
         path.unlink()
