@@ -45,8 +45,8 @@ def parser() -> Parser:
     flags.flag("--baseline", "test every system against this one [default: no tests]", metavar="NAME")
     flags.flag(
         "--convergence",
-        "show instead how fast each system learns: the steps it needs to rank held-out queries nearly as well as "
-        "this system does after training",
+        "show instead how fast each system learns: after how many steps it ranks held-out queries nearly as well as "
+        "system NAME does at the end of its training",
         metavar="NAME",
     )
     flags.flag(

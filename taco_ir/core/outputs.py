@@ -26,7 +26,7 @@ def claim_output(
 ) -> Iterator[bool]:
     """Claim an output for this process, and refuse to replace one that was made from something else.
 
-    The output at `path` is absent (also if it is an empty folder), ours and finished, ours and unfinished, or foreign.
+    An output that exists is ours if it was made from an equal `made_of`, else foreign; an empty folder does not count.
 
     Args:
         made_of: everything that the output depends on, as JSON.
@@ -34,7 +34,7 @@ def claim_output(
         resume: the output is written in several steps, so an unfinished one with equal `made_of` is ours.
         record: reads what the existing output was made from; keys that `made_of` lacks are ignored. If it returns None,
             or without `record`, every existing output is foreign.
-        remedy: advice for the user, as an alternative to another name.
+        remedy: what the error suggests besides giving another name.
         wait: wait while another process writes the output, instead of refusing.
 
     Yields:

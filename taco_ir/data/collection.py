@@ -116,7 +116,7 @@ class Collection:
     """Passages and query sets under one name; both are read on first use.
 
     Args:
-        tasks: the task of topics whose name differs from it, such as `msmarco` for `msmarco-small-dev`.
+        tasks: the tasks of topics that are not called TASK-SPLIT, such as `msmarco` of `msmarco-small-dev`.
 
     Attributes:
         layout: the format that the collection was recognised as.

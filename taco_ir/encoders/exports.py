@@ -64,8 +64,9 @@ def _refuse_parts(folder: ModelFolder, config: EncoderConfig, valid: Collection[
 
 
 def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
-    """Merge adapters and write a plain model folder with the same vectors; if only queries have adapters, it is for
-    queries.
+    """Merge an adapter into its backbone and write a plain model folder that gives the same vectors.
+
+    If only queries have an adapter, the folder is for queries; passages still go through the backbone.
 
     Args:
         base: the folder of the backbone.

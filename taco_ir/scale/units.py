@@ -48,8 +48,9 @@ class Unit(NamedTuple):
 
 
 class Kind(Protocol):
-    """The interface of a kind of unit. Each process creates it once from the units' common spec, and it loads what they
-    share.
+    """The interface of a kind of unit.
+
+    Each process makes one instance from the spec that its units share; the instance loads what all of them need.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None: ...

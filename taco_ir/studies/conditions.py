@@ -250,7 +250,10 @@ def _check_condition(where: str, study: Study, condition: Condition) -> None:
     known = {*RESERVED, *study.models, *study.conditions}
     for placeholder, pattern in condition.best.items():
         if pattern.count("*") != 1 or not study.candidates(condition.name)[placeholder]:
-            raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
+            raise InputError(
+                f"{where}: best {placeholder} = {pattern!r}: the pattern needs exactly one *, and must match the name"
+                " of at least one condition"
+            )
         if placeholder in known:
             raise InputError(f"{where}: best {placeholder}: {{{placeholder}}} already has a meaning; give another name")
     known |= condition.best.keys()
@@ -269,7 +272,8 @@ def _check_scored(where: str, study: Study, condition: Condition) -> None:
     for corpus, seeds in condition.corpora.items():
         if foreign := set(seeds) - set(condition.seeds):
             raise InputError(
-                f"{where}: {corpus} names seed {min(foreign)}; its seeds are {', '.join(map(str, condition.seeds))}"
+                f"{where}: {corpus} names seed {min(foreign)}, which the condition does not have; the condition's seeds"
+                f" are {', '.join(map(str, condition.seeds))}"
             )
     if bool(condition.corpora) != bool(condition.search and condition.system):
         raise InputError(

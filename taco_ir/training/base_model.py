@@ -184,8 +184,8 @@ def build_pretraining(
     """
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(
-            f"--model {base}: it has two towers, and pre-training needs a single backbone; give its folder "
-            "passage, for example"
+            f"--model {base}: it has two towers, and pre-training needs a single backbone; give one of the towers, such"
+            f" as --model {base}/passage"
         )
     ModelFolder(base).require_weights()
     limit = ModelFolder(base).longest

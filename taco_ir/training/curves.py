@@ -1,8 +1,9 @@
 """Draws a training's learning curves as one HTML page in its folder, using only its log.
 
-It shows losses, validation, task weights, cosines between gradients, and the dose, over the steps of all episodes. The
-page is rewritten as a whole during training, so you can open it at any time; a resumed training makes the same page.
-Means over equal numbers of steps keep it small, however long the training is.
+It shows losses, validation, task weights, cosines between gradients, and the dose (how far updates were from the mean
+of the tasks' gradients), over the steps of all episodes. The page is rewritten as a whole during training, so you can
+open it at any time; a resumed training makes the same page. Means over equal numbers of steps keep it small, however
+long the training is.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class DualEncoder(nn.Module):
                 (target / file).write_bytes(data)
 
     def describe(self, folder: Path) -> None:
-        """Write how texts become vectors beside a backbone."""
+        """Write into `folder`, where a backbone is, how texts become vectors."""
         write_description(folder, self.config, int(self.backbone("passage").config.hidden_size))
 
     def save_trained(self, folder: Path) -> None:

@@ -95,7 +95,11 @@ def test_conditions(tmp_path: Path) -> None:
             "half = [0]",
             "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole",
         ),
-        ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
+        (
+            "part = [1, 2]",
+            "part = [1, 3]",
+            "part names seed 3, which the condition does not have; the condition's seeds are 1, 2",
+        ),
         ("{taco}/model", "{tacco}/model", r"\{tacco\} is not defined; defined: .*naive.* taco, tiny"),
         (
             "seeds = [2]",

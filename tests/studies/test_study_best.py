@@ -125,8 +125,8 @@ def test_more_to_choose_from_is_another_job_and_another_choice_is_not(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"tune-{method}-*"', '"tune-{method}-1e-3"', "best rate = 'tune-lora-1e-3' must match conditions, with one"),
-        ('"tune-{method}-*"', '"tuned-{method}-*"', "best rate = 'tuned-lora-.' must match conditions"),
+        ('"tune-{method}-*"', '"tune-{method}-1e-3"', "best rate = 'tune-lora-1e-3': the pattern needs exactly one"),
+        ('"tune-{method}-*"', '"tuned-{method}-*"', "best rate = 'tuned-lora-.': the pattern needs"),
         ("best = { rate", "best = { seed", r"best seed: \{seed\} already has a meaning"),
         ("best = { rate", "best = { speed", r"\{rate\} is not defined"),
     ],

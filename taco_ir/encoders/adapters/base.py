@@ -75,7 +75,7 @@ class Method:
         numbers: how many parameters one adapter trains, from the backbone's shape and the adapter's width.
         width: the default width; 0: the method has only one size.
         positions: where position ids of texts start: after the prompt (`shifted`) or at 0 (`plain`); empty: no prompts.
-        refuse: describes why a backbone is unsuitable, if it is; {supported} stands for methods that suit it.
+        refuse: says why a backbone is unsuitable; {supported} in the text is replaced by the methods that suit it.
         merge: adds an adapter's tensors to a backbone's weights; None: the method cannot be merged.
     """
 

@@ -237,7 +237,7 @@ class Objective(ABC):
 
     @abstractmethod
     def batch(self, number: int) -> Any:
-        """Batch `number` of the task, counted over all trainings; the same in every process."""
+        """The task's batch with this number; numbers continue from earlier trainings. The same in every process."""
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
