@@ -96,7 +96,9 @@ def test_the_page_works_from_top_to_bottom(
         importlib.import_module(module(verb)).main([*argv, *(MORE if verb == "train" else [])])
         if verb == "index":
             index = hashes(Path("index")) | hashes(Path("vectors"))
-            with pytest.raises(InputError, match="no (prompt|adapter) for"):
+            with pytest.raises(
+                InputError, match="has (prompts for .*, but not for|adapters for .*, but not of) task 'trex'"
+            ):
                 search(
                     ["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"]
                 )

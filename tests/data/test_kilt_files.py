@@ -242,7 +242,7 @@ def test_the_knowledge_source_goes_where_ir_datasets_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: Addresses
 ) -> None:
     body = b'{"wikipedia_id": "1"}\n'
-    with pytest.raises(InputError, match=f"bytes, {kilt_files.SOURCE_FILE} must have 37318876722"):
+    with pytest.raises(InputError, match=f"22 bytes, but {kilt_files.SOURCE_FILE} must have 37318876722"):
         (tmp_path / "pages").write_bytes(body)
         get_knowledge_source(tmp_path / "pages", addresses)
     monkeypatch.setattr(kilt_files, "SOURCE_SIZE", len(body))

@@ -406,7 +406,7 @@ def test_one_run_for_queries_of_two_tasks_is_ambiguous(small: Collection) -> Non
 
 def test_run_of_another_collection(small: Collection) -> None:
     source = run_file("r.trec", "nq1", docids=("0#0", "77#0", "78#0"))
-    refused(small, source, ["nq-train"], r"r\.trec: 2 of 3 docids, first '77#0', are not in collection c")
+    refused(small, source, ["nq-train"], r"r\.trec: 2 of 3 docids, such as '77#0', are not in collection c")
 
 
 def test_records_beside_runs_are_believed(small: Collection) -> None:
@@ -570,7 +570,7 @@ def test_sources_that_cannot_be_merged(small: Collection) -> None:
     too_short = r"--mine-skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits"
     refused_with(too_short, short, depth=5, skip=1)
     refused_with(r"--source w\.trec has no run for nq-train", run_file("w.trec", "wow1"))
-    refused_with("f.trec: 1 of 1 docids, first '77#0'", run_file("f.trec", "nq1", docids=("77#0",)))
+    refused_with("f.trec: 1 of 1 docids, such as '77#0'", run_file("f.trec", "nq1", docids=("77#0",)))
 
 
 def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCaptureFixture) -> None:

@@ -162,7 +162,7 @@ def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) ->
         prompted.search("nq-dev", "--prompt", "which page of the year answers ", "--overwrite"),
         prompted.cli(*flags, "which page of the year answers"),
     )
-    with pytest.raises(InputError, match="no prompt for task None, only for fever, nq"):
+    with pytest.raises(InputError, match="the model has prompts for fever, nq, but not for task None"):
         prompted.cli(*flags[:-1])
 
 

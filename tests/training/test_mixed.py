@@ -443,7 +443,7 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "weighting": (
         ["--schedule", "alternating", "--weighting", "taco"],
         r"weighting is taco; it combines the gradients of all tasks, but with schedule"
-        " alternating; give weighting naive",
+        " alternating a step has only some tasks; give weighting naive, or schedule joint",
     ),
     "untied": (
         ["--untied"],

@@ -552,6 +552,6 @@ def test_folders_of_other_runs(tiny_mlm: Path, tmp_path: Path, monkeypatch: pyte
     refused(small(tiny_mlm, other), r"is a training with other settings: tasks was \('all',\), is \('none',\)")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    refused(small(tiny_mlm, tmp_path / "notes"), "exists and is no training")
+    refused(small(tiny_mlm, tmp_path / "notes"), "notes exists and is not a training; give another folder")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(small(tiny_mlm, tmp_path / "two"), "pre-training runs in one process")

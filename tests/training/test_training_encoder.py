@@ -190,7 +190,7 @@ def test_prompts(
 
 def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
     model = encoder(tiny_bert)
-    with pytest.raises(InputError, match="no prompt for task 'trex', only for fever, nq, wow"):
+    with pytest.raises(InputError, match="the model has prompts for fever, nq, wow, but not for task 'trex'"):
         model.tokenize_queries(["x"], "trex")
 
 
@@ -213,7 +213,7 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("key", "value"), [("passage_length", 129), ("query_length", 500)])
 def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, key: str, value: int) -> None:
-    with pytest.raises(InputError, match=rf"{key} is {value}; .*tiny-bert allows 1 to 128 tokens"):
+    with pytest.raises(InputError, match=rf"{key} is {value}; .*tiny-bert takes 1 to 128 tokens"):
         start_encoder(SMALL.replace(**{key: value}), tiny_bert, ["nq"])  # type: ignore[arg-type]
     start_encoder(SMALL.replace(**{key: 128}), tiny_bert, ["nq"])  # type: ignore[arg-type]
 
@@ -316,7 +316,7 @@ def test_what_the_base_says_cannot_be_contradicted(tiny_bert: Path, tmp_path: Pa
     encoder(tiny_bert, head=8).save(tmp_path / "base")
     with pytest.raises(InputError, match="pooling is first, but the base model .* has mean; leave pooling out"):
         encoder(tmp_path / "base", pooling="first")
-    with pytest.raises(InputError, match="head is 4; the base .* says 8; leave head out"):
+    with pytest.raises(InputError, match="head is 4, but the base model .* has 8; leave head out"):
         encoder(tmp_path / "base", pooling=None, head=4)
     assert encoder(tmp_path / "base", pooling="mean", head=8).config.head == 8  # the same is no contradiction
 

@@ -204,7 +204,7 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
     assert np.abs(vectors(found["None"]) - vectors(found["plain"])).max() > 1e-3
     prints = {name: made.passage_fingerprint for name, made in found.items()}
     assert prints["None"] == prints["shifted"] != prints["plain"]
-    with pytest.raises(InputError, match="tune_positions is 'shifted'; the model .*plain has 'plain'"):
+    with pytest.raises(InputError, match="tune_positions is 'shifted', but the model .*plain has 'plain'"):
         encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"]).record == read_record(tmp_path / "plain")
 
@@ -303,9 +303,9 @@ def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None
     encoder(tiny_bert, tune_roles="tower", **SIZED["lora"]).save(tmp_path)
     for values, message in (
         ({}, "tune is full, but .* has adapters .method lora"),
-        ({"tune": "adapter"}, "tune is 'adapter'; the model .* has 'lora'"),
-        ({"tune": "lora"}, "tune_roles is 'shared'; the model .* has 'tower'"),
-        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5; the model .* has 4"),
+        ({"tune": "adapter"}, "tune is 'adapter', but the model .* has 'lora'"),
+        ({"tune": "lora"}, "tune_roles is 'shared', but the model .* has 'tower'"),
+        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5, but the model .* has 4"),
     ):
         with pytest.raises(InputError, match=message):
             encoder(tmp_path, pooling=None, **values)

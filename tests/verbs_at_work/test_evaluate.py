@@ -288,7 +288,7 @@ def test_a_run_of_another_collection_is_refused_whatever_is_measured(measures: l
     of_it = [] if not measures else ["--measures", *measures]
     for name, said in (
         ("nq-dev.foreign.trec", "2 of 3 docids, such as 'A#7'"),
-        ("nq-dev.pages.jsonl", "1 of 2 pages, first 'F'"),
+        ("nq-dev.pages.jsonl", "1 of 2 pages, such as 'F'"),
     ):
         for runs in ([name], ["nq-dev.mine.trec", "--baseline", name]):
             with pytest.raises(InputError) as error:
