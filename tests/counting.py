@@ -18,6 +18,7 @@ from taco_ir.scale.units import State, Unit
 ROWS = 5
 ALL = set(range(1, 7))
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from counting import units
@@ -25,6 +26,8 @@ from taco_ir.cli import run_verb
 from taco_ir.scale.engines import do_units
 from taco_ir.scale.processes import Processes
 from taco_ir.scale.ray_pool import Ray
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def main(_):
     engine = ENGINE

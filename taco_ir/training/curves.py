@@ -114,7 +114,7 @@ class CurvesPage(Watcher):
         self._curves.add(step, record)
 
     def pause(self) -> None:
-        page = render_curves(self._curves, self._output.resolve().name)
+        page = render_curves(self._curves)
         with writing(self._output / CURVES_FILE) as sink:
             sink.write(page)
 
@@ -125,15 +125,15 @@ def write_missing_page(output: Path) -> None:
         Watchers(output, [CurvesPage(output)]).read_all()
 
 
-def render_curves(curves: Curves, run: str = "") -> str:
-    """The page as HTML, headed by the name of the run's folder."""
+def render_curves(curves: Curves) -> str:
+    """The page as HTML."""
     loss = curves.group(LOSS)
     colours = {task: number for number, task in enumerate(loss)}
     mean = f"; each point is the mean of {curves.width} steps" if curves.width > 1 else ""
     return make_page(
         templates_of("taco_ir.training"),
         "curves.html",
-        f"Learning curves{run and f' of {run}'}",
+        "Learning curves",
         summary=summary(curves),
         table=_table(curves) if loss else None,
         skipped=[f"{task} ({count})" for task, count in curves.skipped.items()],
