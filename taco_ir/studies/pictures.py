@@ -112,7 +112,8 @@ def plot_lines(board: Board, measure: str) -> str:
     numbers = sorted({*against, *(number for own in values.values() for number in own)})
     across = _logarithmic(numbers)
     seeds = [each for own in values.values() for by_seed in own.values() for each in by_seed]
-    low, high = min([*seeds, 0.0] if against else seeds), max([*seeds, 0.0] if against else seeds)
+    shown = [*seeds, 0.0] if against else seeds
+    low, high = min(shown), max(shown)
     step = next((step for step in STEPS if (high - low) / step <= MOST_TICKS), 1.0)
     floor, ceiling = math.floor(low / step), math.ceil(high / step)
     top = TOP + KEY * len(values)
