@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,8 @@ pytest_plugins = ("adaptation_runs", "browsers")
 # before torch is imported: see taco_ir.core.processes.share_processors
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# before ir_datasets is imported, as collecting tests does: it reads the variable then
+os.environ["IR_DATASETS_HOME"] = tempfile.mkdtemp(prefix="taco-ir-tests-")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process of tests for each processor already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 TESTS = Path(__file__).resolve().parent
@@ -22,13 +26,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.
 SHARED = TESTS.parents[1] / "shared"
 
 
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["IR_DATASETS_HOME"])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Everything that tests, and processes that they start, build or fetch goes to a folder of this session."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TACO_IR_HOME", str(folder / "taco_ir"))
-        patch.setenv("IR_DATASETS_HOME", str(folder / "ir_datasets"))
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.delenv("no_proxy", raising=False)
         yield folder / "taco_ir"

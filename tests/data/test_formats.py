@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -464,5 +465,8 @@ def test_what_ir_datasets_lacks_is_told_with_its_address(monkeypatch: pytest.Mon
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", "1")
     for proxy in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="irds:kilt: [A-Za-z]+: .*KILT/kilt_knowledgesource.json"):
-        open_collection("irds:kilt")
+    disk = shutil.disk_usage(os.environ["IR_DATASETS_HOME"])
+    for free, told in ((10**12, "[A-Za-z]+: .*KILT/kilt_knowledgesource.json"), (10**9, "ValueError: .*disk space")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: disk._replace(free=free))
+        with pytest.raises(InputError, match=f"irds:kilt: {told}"):
+            open_collection("irds:kilt")
