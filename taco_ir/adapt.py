@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     settings = read_settings(options.config, given_values(options, rules_of(AdaptSettings)))
     if options.headroom:
-        show_headroom(settings, options.overwrite, options.format)
+        from taco_ir.adaptation.headroom import SHARED, adaptation_headroom
+        from taco_ir.evaluation.headroom import headroom_text
+
+        print(headroom_text(adaptation_headroom(settings, options.overwrite), SHARED, options.format))
         return
     from taco_ir.adaptation.report import report_table, summary
     from taco_ir.adaptation.run import adapt
@@ -75,17 +78,6 @@ def main(argv: Sequence[str]) -> None:
     model = Path(settings.output) / "model"
     print(model)
     _say_next(settings, model, report.frozen.layout)
-
-
-def show_headroom(settings: AdaptSettings, overwrite: bool, form: str) -> None:
-    """Print how much better one adapter for each task is than a shared one, and whether the data can show it."""
-    from taco_ir.adaptation.headroom import SHARED, adaptation_headroom
-    from taco_ir.evaluation.headroom import headroom_table, headroom_verdict
-    from taco_ir.evaluation.tables import render
-
-    found = adaptation_headroom(settings, overwrite)
-    print(render(headroom_table(found, SHARED, "held-out queries"), form), end="")
-    print(headroom_verdict(found))
 
 
 def _say_next(settings: AdaptSettings, model: Path, layout: str) -> None:

@@ -37,6 +37,12 @@ def parser() -> Parser:
         " --output my-reader",
         first=FIRST,
     )
+    flags.flag(
+        "--headroom",
+        "show instead how much a task weighting could gain: train one model for all tasks and one for each task, "
+        "without weighting, and compare them on held-out queries; all are kept in --output",
+        action="store_true",
+    )
     add_flags(flags)
     return flags
 
@@ -44,6 +50,12 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     settings = read_settings(options.config, given_flags(options), options.preset)
+    if options.headroom:
+        from taco_ir.evaluation.headroom import headroom_text
+        from taco_ir.training.headroom import SHARED, training_headroom
+
+        print(headroom_text(training_headroom(settings, options.overwrite), SHARED, "table"))
+        return
     from taco_ir.training.run import train
 
     model = train(settings, options.overwrite)

@@ -21,7 +21,7 @@ import numpy as np
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import SIGNIFICANT, Values
-from taco_ir.evaluation.tables import Cell, Table
+from taco_ir.evaluation.tables import Cell, Table, render
 
 POWER = 0.8
 MANY = 1000  # degrees of freedom from which Student's t is normal to three digits
@@ -194,3 +194,8 @@ def headroom_verdict(found: Sequence[Headroom]) -> str:
         f"headroom {last.headroom:.3f} ({last.topics}), smallest difference that these seeds and queries can show "
         f"{last.smallest:.3f}{seeds}: a weighting that gained all of it {said}"
     )
+
+
+def headroom_text(found: Sequence[Headroom], baseline: str, form: str) -> str:
+    """The table of a headroom on held-out queries in a format of `tables`, with the verdict below it."""
+    return f"{render(headroom_table(found, baseline, 'held-out queries'), form)}{headroom_verdict(found)}"

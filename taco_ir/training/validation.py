@@ -134,7 +134,8 @@ class PoolValidation:
     def __call__(self) -> dict[str, float]:
         scores = dict[str, float]()
         for pools, passages in self._corpora:
-            scores |= validate(self._model.as_text_encoder(), pools, passages)
+            values = score_pools(self._model.as_text_encoder(), pools, passages)
+            scores |= {task: math.fsum(own) / len(own) for task, own in values.items()}
         if self._questions:
             reader = cast("SharedEncoder", self._model).as_reader()
             for task, read, golds in self._questions:
@@ -172,8 +173,8 @@ def read_questions(
     return found
 
 
-def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, float]:
-    """Page R-precision by task, ranking each query's pool. Passages in several pools are encoded once."""
+def score_pools(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, list[float]]:
+    """Page R-precision of each query, by task, ranking its pool. Passages in several pools are encoded once."""
     docids = list(dict.fromkeys(docid for pool in pools for docid in pool.docids))
     row_of = {docid: row for row, docid in enumerate(docids)}
     vectors_ND = encoder.encode_passages([passages[docid] for docid in docids])
@@ -185,5 +186,5 @@ def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str,
         rankings = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
         run = Run(dict(zip((query.qid for query in pool.queries), rankings, strict=True)))
         found = score_run(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE])
-        scores[pool.task] = found.mean(MEASURE) or 0.0
+        scores[pool.task] = list((found.by_query[MEASURE] or {}).values())
     return scores

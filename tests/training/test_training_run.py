@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import (
     SMALL,
+    TASKS,
     contents,
     data_of,
     differing,
@@ -37,11 +38,13 @@ from taco_ir.mine import main as mine
 from taco_ir.negatives.file import NegativesHeader, read_negatives, write_negatives
 from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
+from taco_ir.train import main as train_verb
 from taco_ir.training import data as training_data
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.curves import CURVES_FILE
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.folder import save_settings
+from taco_ir.training.headroom import training_headroom
 from taco_ir.training.loop import Loop
 from taco_ir.training.run import train
 from taco_ir.training.settings import TrainSettings
@@ -676,3 +679,44 @@ def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
     assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2]) and len(found) == 4
     assert all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:])
+
+
+def best_validation(folder: Path) -> dict[str, float]:
+    """The validation, in the log, of the model that the training kept."""
+    return max((line["validation"] for line in logged(folder) if line.get("validation")), key=lambda own: own["macro"])
+
+
+def test_headroom_is_what_models_of_single_tasks_have_above_one_for_all(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """...with as many queries of each task in as many steps; what was trained before is used again."""
+    settings = TrainSettings(**SMALL, model=str(tiny_bert), output=str(tmp_path / "out"))
+    found = {row.topics: row for row in training_headroom(settings)}
+    assert list(found) == ["fever", "nq", "wow", "macro average"]
+    shared = best_validation(tmp_path / "out" / "shared")
+    for task in TASKS:
+        own, row = best_validation(tmp_path / "out" / "tasks" / task), found[task]
+        assert row.baseline == pytest.approx(shared[task]) and row.smallest is not None
+        assert row.headroom == pytest.approx(max(0.0, own[task] - shared[task]))
+    flags = {key: value for key, value in SMALL.items() if key != "tasks"}
+    words = [word for key, value in flags.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    monkeypatch.setattr("taco_ir.training.loop.Loop.run", None)  # nothing is trained again
+    train_verb(
+        [*words, "--tasks", ",".join(TASKS), "--model", str(tiny_bert), "--output", settings.run.output, "--headroom"]
+    )
+    assert "headroom of one model for all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weighting": "taco"}, "weighting is taco"),
+        ({"tasks": ["nq"]}, "two tasks or more, each with dev queries to validate on; there are nq"),
+        ({"reading": ["nq"]}, "for retrieval alone"),
+    ],
+)
+def test_headroom_refuses_what_it_does_not_compare(
+    changes: dict[str, Any], said: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        training_headroom(TrainSettings(**{**SMALL, **changes}, model=str(tiny_bert), output=str(tmp_path / "out")))

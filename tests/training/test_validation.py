@@ -14,7 +14,7 @@ from taco_ir.core.types import EvidenceSet, Passage, Query, Vectors
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.gold import find_positives
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.training.validation import Pool, build_pool, sample_queries, validate
+from taco_ir.training.validation import Pool, build_pool, sample_queries, score_pools
 
 HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1"] for row in range(12)}
 
@@ -65,7 +65,7 @@ def test_scores_are_those_of_a_full_ranking(tiny: TextEncoder) -> None:
     """Each task against its own pool, though pools share passages."""
     docids = list(KNOWN)
     pools = [pool("nq", 12, 0, docids), pool("wow", 9, 7, docids[:45][::-1]), pool("fever", 5, 3, docids[::2])]
-    found = validate(tiny, pools, KNOWN)
+    found = {task: sum(own) / len(own) for task, own in score_pools(tiny, pools, KNOWN).items()}
     assert found == pytest.approx({each.task: by_brute_force(tiny, each) for each in pools})
     assert list(found) == ["nq", "wow", "fever"] and any(0 < score < 1 for score in found.values())
 
@@ -80,7 +80,7 @@ def test_passages_in_several_pools_are_encoded_once(tiny: TextEncoder, monkeypat
 
     monkeypatch.setattr(tiny, "encode_passages", watched)
     docids = list(KNOWN)
-    validate(tiny, [pool("nq", 2, 0, docids[:50]), pool("wow", 2, 0, docids[30:])], KNOWN)
+    score_pools(tiny, [pool("nq", 2, 0, docids[:50]), pool("wow", 2, 0, docids[30:])], KNOWN)
     assert seen == [docids]
 
 
@@ -94,14 +94,14 @@ def test_queries_are_read_with_their_task_s_prompt(tiny: TextEncoder, monkeypatc
 
     monkeypatch.setattr(tiny, "encode_queries", watched)
     pools = [pool("nq", 2, 0, list(KNOWN)), pool("wow", 1, 4, list(KNOWN))]
-    validate(tiny, pools, KNOWN)
+    score_pools(tiny, pools, KNOWN)
     assert seen == [(each.text, own.task) for own in pools for each in own.queries]
 
 
 def test_a_pool_of_one_passage(tiny: TextEncoder) -> None:
     (right, wrong) = PASSAGES[0], next(passage for passage in PASSAGES if passage.page != PASSAGES[0].page)
     queries = [query("a", "x", [right]), query("b", "y", [wrong]), query("c", "z", [wrong], [right])]
-    assert validate(tiny, [Pool("nq", queries, [right.docid])], KNOWN) == {"nq": pytest.approx(2 / 3)}
+    assert score_pools(tiny, [Pool("nq", queries, [right.docid])], KNOWN) == {"nq": [1, 0, 1]}
 
 
 def test_ties_are_broken_as_everywhere(tiny: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,10 @@ def test_ties_are_broken_as_everywhere(tiny: TextEncoder, monkeypatch: pytest.Mo
     known = {passage.docid: passage for passage in alike}
     for order in (alike, alike[::-1]):
         docids = [passage.docid for passage in order]
-        scores = [validate(tiny, [Pool("nq", [query("a", "x", [passage])], docids)], known)["nq"] for passage in alike]
-        assert scores == [0.0, 0.0, 1.0]
+        scores = [
+            score_pools(tiny, [Pool("nq", [query("a", "x", [passage])], docids)], known)["nq"] for passage in alike
+        ]
+        assert scores == [[0.0], [0.0], [1.0]]
 
 
 # pools
