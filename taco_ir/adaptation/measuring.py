@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from taco_ir.adaptation.queries import Example, Pages
 from taco_ir.core.types import Run
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.evaluation.measures import Measure, Scores, score_run
+from taco_ir.evaluation.measures import Measure, score_run
 from taco_ir.retrieval.frozen_base import FrozenIndex
 from taco_ir.training.encoder import DualEncoder
 
 HITS = 100
 OF_PAGES, OF_GRADES = Measure("Rprec"), Measure("nDCG", 10)
 Held = Mapping[str, Sequence[Example]]
+
+
+class TaskScores(NamedTuple):
+    """The scores of a task's queries by its measure."""
+
+    measure: str
+    values: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.values.values()) / len(self.values) if self.values else 0.0
 
 
 class Ruler:
@@ -31,7 +43,7 @@ class Ruler:
         graded = any(example.query.grades for example in examples)
         return OF_GRADES if graded or not self._pages.known else OF_PAGES
 
-    def __call__(self, encoder: TextEncoder, held: Held) -> dict[str, Scores]:
+    def __call__(self, encoder: TextEncoder, held: Held) -> dict[str, TaskScores]:
         """Scores of held-out queries by task, by the task's measure."""
         every = [(task, example.query) for task, examples in held.items() for example in examples]
         texts, tasks = [query.text for _, query in every], [task for task, _ in every]
@@ -42,10 +54,11 @@ class Ruler:
             runs[task].rankings[query.qid] = ranking
         return {task: self.score(run, held[task]) for task, run in runs.items()}
 
-    def score(self, run: Run, examples: Sequence[Example]) -> Scores:
+    def score(self, run: Run, examples: Sequence[Example]) -> TaskScores:
         """Score a run over the index's passages."""
-        queries = [example.query for example in examples]
-        return score_run(run, queries, self._page_of, [self.measure_of(examples)])
+        measure, queries = self.measure_of(examples), [example.query for example in examples]
+        scores = score_run(run, queries, self._page_of, [measure])
+        return TaskScores(str(measure), scores.by_query[measure] or {})
 
     def _page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
         listed = list(docids)
@@ -65,10 +78,6 @@ class IndexValidation:
         self.what = f"{' and '.join(measures)} of held-out queries in the whole index"
 
     def __call__(self) -> dict[str, float]:
-        scores = means_of(self._ruler(self._model.as_text_encoder(), self._held))
-        return scores | {"macro": math.fsum(scores.values()) / len(scores)}
-
-
-def means_of(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """The mean over each task's queries of its single measure."""
-    return {task: own.mean(next(iter(own.by_query))) or 0.0 for task, own in scores.items()}
+        measured = self._ruler(self._model.as_text_encoder(), self._held)
+        means = {task: own.mean for task, own in measured.items()}
+        return means | {"macro": math.fsum(means.values()) / len(means)}

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.adaptation.measuring import means_of
+from taco_ir.adaptation.measuring import TaskScores
 from taco_ir.core.files import read_json, write_json, writing
-from taco_ir.evaluation.measures import MACRO, Scores
+from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import Column, compare, paired_differences
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
 
@@ -102,31 +102,26 @@ class Report(NamedTuple):
 
 def compare_tasks(
     train: Mapping[str, int],
-    before: Mapping[str, Scores],
-    after: Mapping[str, Scores],
+    before: Mapping[str, TaskScores],
+    after: Mapping[str, TaskScores],
     chosen_by: Mapping[str, float],
     kept: Mapping[str, bool],
-    bm25: Mapping[str, Scores],
+    bm25: Mapping[str, TaskScores],
     seed: int,
 ) -> tuple[tuple[TaskReport, ...], TaskReport | None]:
     """Build the results of each task, and of their macro average if all have the same measure."""
-    differences = {}
-    for task, scores in after.items():
-        measure, values = next(iter(scores.by_query.items()))
-        old = before[task].by_query[measure]
-        assert values is not None and old is not None
-        differences[task] = {Column(ADAPTER, "", str(measure)): paired_differences(values, old)}
+    differences = {
+        task: {Column(ADAPTER, "", own.measure): paired_differences(own.values, before[task].values)}
+        for task, own in after.items()
+    }
     compared = {each.topics: each for each in compare(differences, list(differences), (), seed)}
-    old_means, new_means, bm25_means = means_of(before), means_of(after), means_of(bm25)
     found = []
-    for task in after:
-        test = compared[task]
-        tested = (test.low, test.high, test.p_holm)
-        (values,) = after[task].by_query.values()
-        own = tuple((values or {}).values())
-        means = (old_means[task], new_means[task])
-        gain, keep, other = chosen_by[task], kept[task], bm25_means.get(task)
-        found.append(TaskReport(task, test.measure, train[task], len(own), *means, *tested, gain, keep, other, own))
+    for task, own in after.items():
+        test, values = compared[task], tuple(own.values.values())
+        measured = (before[task].mean, own.mean, test.low, test.high, test.p_holm)
+        other = bm25[task].mean if task in bm25 else None
+        own_facts = (train[task], len(values), *measured, chosen_by[task], kept[task], other, values)
+        found.append(TaskReport(task, own.measure, *own_facts))
     if len(found) < 2 or (test := compared.get(MACRO)) is None:  # type: ignore[assignment]
         return tuple(found), None
     means = (_mean([each.before for each in found]), _mean([each.adapted for each in found]))

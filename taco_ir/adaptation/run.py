@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taco_ir.adaptation.encoder import leave_out, start_encoder, without_adapters
-from taco_ir.adaptation.measuring import HITS, Held, IndexValidation, Ruler, means_of
+from taco_ir.adaptation.measuring import HITS, Held, IndexValidation, Ruler, TaskScores
 from taco_ir.adaptation.objective import Sampling, WholeIndex
 from taco_ir.adaptation.queries import Reader, TaskQueries, halve, hold_out, require_enough, take
 from taco_ir.adaptation.report import (
@@ -41,7 +41,6 @@ from taco_ir.data.topics import plain_text
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.evaluation.measures import Scores
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.frozen_base import FrozenIndex
 from taco_ir.retrieval.frozen_index import compare_texts, open_frozen_index
@@ -236,7 +235,7 @@ class Adaptation:
         macro, notes = None, list[str]()
         if measured:
             was, now = without_adapters(best), best.as_text_encoder
-            chosen_by = subtract(means_of(self.ruler(now(), choose)), means_of(self.ruler(was, choose)))
+            chosen_by = subtract(self.ruler(now(), choose), self.ruler(was, choose))
             kept = {task: not self.settings.keep_if_better or gain > 0 for task, gain in chosen_by.items()}
             sizes = {task: len(own.train) for task, own in measured.items()}
             bm25, notes = self._bm25(report)
@@ -263,7 +262,7 @@ class Adaptation:
         self._say(describe_peak(last))
         write_report(made, output)
 
-    def _bm25(self, held: Held) -> tuple[dict[str, Scores], list[str]]:
+    def _bm25(self, held: Held) -> tuple[dict[str, TaskScores], list[str]]:
         """BM25's scores of held-out queries where there are texts, and why it has none."""
         if self.collection is None or not self.settings.compare:
             return {}, []
@@ -390,5 +389,5 @@ def make_way(output: Path, settings: AdaptSettings) -> None:
         discard(parts, output)
 
 
-def subtract(scores: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
-    return {task: score - others[task] for task, score in scores.items()}
+def subtract(scores: Mapping[str, TaskScores], others: Mapping[str, TaskScores]) -> dict[str, float]:
+    return {task: own.mean - others[task].mean for task, own in scores.items()}

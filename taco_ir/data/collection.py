@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Container, Mapping, Sequence
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from urllib.parse import parse_qsl
 from taco_ir.core import resolve
 from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import fingerprint
+from taco_ir.core.processes import log
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import SPLITS, TopicsName, canonical_task, resolve_topics
 from taco_ir.core.typed import abbreviate
@@ -28,7 +28,6 @@ from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import Qrels, read_qrels, read_query_texts, relevant
 from taco_ir.data.topics import read_topics
 
-log = logging.getLogger("taco_ir")
 PACKAGE = Path(__file__).resolve().parents[1]
 ALIKE = 0.8  # of names of files, 1 for equal ones
 OWN = SAMPLE, KILT = "sample", "kilt"  # names that are no place

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import os
 import time
 import zlib
@@ -18,11 +17,11 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin
 
 from taco_ir.core.files import CHUNK, InputError, appending, require_space, sync_path, writing
+from taco_ir.core.processes import log
 
 if TYPE_CHECKING:
     import requests
 
-log = logging.getLogger("taco_ir")
 Report = Callable[[int, int], None]  # (done, in all), in bytes here
 BLOCK = 1 << 18
 PASSING_FAULTS = (408, 425, 429, 500, 502, 503, 504)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection as Collected
 from collections.abc import Container
 from functools import partial
@@ -10,13 +9,12 @@ from typing import NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import generator
+from taco_ir.core.processes import log
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.data.collection import Collection
 from taco_ir.data.gold import PositiveSets, find_gold_pages, find_positives, have_positives
 from taco_ir.data.outline import Outline, make_outline
 from taco_ir.data.topics import plain_text
-
-log = logging.getLogger("taco_ir")
 
 
 class TrainExample(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,12 +9,11 @@ from typing import Any, TypeVar
 import orjson
 
 from taco_ir.core.files import InputError
-from taco_ir.core.processes import collector_paused
+from taco_ir.core.processes import collector_paused, log
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import canonical_task
 from taco_ir.core.types import EvidenceSet, Query, run_id
 
-log = logging.getLogger("taco_ir")
 T = TypeVar("T")
 
 

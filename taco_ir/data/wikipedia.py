@@ -6,7 +6,6 @@ The KILT knowledge source has one page a line with `wikipedia_id`, `wikipedia_ti
 from __future__ import annotations
 
 import gzip
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from typing import IO, Annotated, Any, NamedTuple
 import orjson
 
 from taco_ir.core.files import InputError, appending, exclusive, read_json, require_space, sync_path, write_json
+from taco_ir.core.processes import log
 from taco_ir.data.collection import PASSAGE_FILES
 from taco_ir.data.downloads import GZIP_FAULTS, Report, take
 from taco_ir.data.passage_store import PassageStore
 
-log = logging.getLogger("taco_ir")
 BLOCK_PAGES = 50_000
 GZIP_RATIO = 4  # text unpacks to about this many times its size
 

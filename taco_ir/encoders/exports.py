@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.processes import log
 from taco_ir.encoders.adapters.methods import mergeable, method_of
 from taco_ir.encoders.backbone import load_backbone
 from taco_ir.encoders.config import ANY_TASK, MENTION, NONE, EncoderConfig
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from taco_ir.encoders.text_encoder import TextEncoder
 
-log = logging.getLogger("taco_ir")
 START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
 PYSERINI_POOLING = {"first": "cls", "mean": "mean"}

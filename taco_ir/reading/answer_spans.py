@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
+from taco_ir.core.processes import log
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.core.texts import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, normal_answer
 from taco_ir.core.types import Passage, Query
@@ -15,7 +15,6 @@ from taco_ir.data.collection import Collection
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.negatives.file import Negatives, with_negatives
 
-log = logging.getLogger("taco_ir")
 Span = tuple[int, int]  # an answer's first character in its passage, and the one behind its last
 WORD = re.compile(r"\S+")
 # where an answer may begin and end: not inside 1,000 or U.S.A, but inside New York-based and Obama's

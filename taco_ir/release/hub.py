@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -18,13 +17,12 @@ from typing import Any, NamedTuple
 from taco_ir.core.files import InputError, is_leftover, read_json, require_writable, writing_folder
 from taco_ir.core.hashes import sha256_file
 from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import log
 from taco_ir.encoders.adapters.folder import RECORD_FILE
 from taco_ir.encoders.model_folder import WEIGHTS, ModelFolder
 from taco_ir.encoders.names import BACKBONE, HUB_FILES, fetch, hub_errors
 from taco_ir.release.hub_card import TAG, hub_card
 from taco_ir.release.model_card import CARD_FILE
-
-log = logging.getLogger("taco_ir")
 
 
 class Shipment(NamedTuple):

@@ -22,6 +22,7 @@ from taco_ir.core.hashes import sha256_file
 from taco_ir.core.processes import Progress
 from taco_ir.core.types import Ranking, Vectors
 from taco_ir.retrieval.exact_search import exact_search
+from taco_ir.retrieval.recall import RECALL_FILE
 from taco_ir.retrieval.vectors import Recipe, VectorSet
 
 INNER_PRODUCT, L2 = "inner product", "L2"
@@ -164,11 +165,13 @@ class FrozenIndex:
 
     def digest(self) -> str:
         """The SHA-256 of its files, computed anew: for a file as by `sha256sum`, for a folder of the lines that it
-        prints.
+        prints. How far `search --recall` looks in it is left out, since no vector and no docid depends on that.
         """
         if not self.path.is_dir():
             return sha256_file(self.path)
-        files = sorted(path for path in self.path.rglob("*") if path.is_file() and not is_leftover(path))
+        chosen = self.path / RECALL_FILE
+        every = (path for path in self.path.rglob("*") if path.is_file() and not is_leftover(path))
+        files = sorted(path for path in every if path != chosen)
         lines = [f"{sha256_file(path)}  {path.relative_to(self.path).as_posix()}\n" for path in files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

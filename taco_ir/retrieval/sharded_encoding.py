@@ -17,7 +17,7 @@ from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.encoding import ShardEncoder
 from taco_ir.retrieval.vectors import SHARD, Recipe, Shard, empty_shard, rows_done
 from taco_ir.scale.engines import Engine, do_units
-from taco_ir.scale.units import State, Unit
+from taco_ir.scale.units import State, Unit, require_shared
 
 KIND = "taco_ir.retrieval.sharded_encoding:ShardsOfPassages"
 FOR_EACH_WORKER = 8  # shards by default, so that none waits long for the last
@@ -32,9 +32,7 @@ class ShardsOfPassages:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         passages, model, output = Path(spec["passages"]), ModelChoice(**spec["model"]), Path(spec["output"])
-        for flag, path in (("--collection", passages), ("--output", output), *_model_folders(model)):
-            if not path.exists():
-                raise InputError(f"{flag} {path}: a worker does not find it; give a path that all machines share")
+        require_shared([("--collection", passages), ("--output", output), *_model_folders(model)])
         collection, encoder, recipe = Collection(spec["name"], passages, {}), model.load(), Recipe(**spec["recipe"])
         found = Recipe.of(collection.passages, recipe.model, encoder)
         if difference := first_difference(found._asdict(), recipe.compared):
@@ -69,11 +67,11 @@ def encode_shards(
     Raises:
         InputError: for a collection in gzip, a folder with other vectors or other shards, shards that nobody could do.
     """
-    engine = open_engine()
     try:
-        _encode_shards(collection, model, output, shards or _default_shards(output, engine.workers), engine, overwrite)
+        with contextlib.closing(open_engine()) as engine:
+            shards = shards or _default_shards(output, engine.workers)
+            _encode_shards(collection, model, output, shards, engine, overwrite)
     finally:
-        engine.close()
         with contextlib.suppress(OSError):  # as on a disk that cannot be written
             sweep(output)
 

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from taco_ir.retrieval.frozen_base import stored_matrix
 from taco_ir.retrieval.half_products import HalfPrecision
 from taco_ir.retrieval.vectors import Lines, Shard, VectorSet
 from taco_ir.scale.engines import Engine, do_units
-from taco_ir.scale.units import State, Unit
+from taco_ir.scale.units import State, Unit, require_shared
 
 SAVE_EVERY = 60.0  # seconds between two writes of what was found
 SCORE_BYTES = 24  # of a score while a block is scored: its copies, and places of those that are kept
@@ -93,20 +93,17 @@ class VectorStream:
         """Let the workers of an engine search all shards. Raises: InputError for shards that nobody could search."""
         with writing(folder / QUERIES, "wb") as sink:
             np.save(sink, queries_BD, allow_pickle=False)
-        engine = open_engine()
-        try:
-            blocks = len(self._vectors.block_rows)
+        blocks = len(self._vectors.block_rows)
+        spec = {
+            "vectors": str(Path(self._place.folder).absolute()),
+            "folder": str(folder.absolute()),
+            "hits": hits,
+            "blocks": blocks,
+            "device": self._place.device,
+        }
+        with closing(open_engine()) as engine:
             shards = min(FOR_EACH_WORKER * engine.workers, blocks)
-            spec = {
-                "vectors": str(Path(self._place.folder).absolute()),
-                "folder": str(folder.absolute()),
-                "hits": hits,
-                "blocks": blocks,
-                "device": self._place.device,
-            }
             do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "search", "blocks")
-        finally:
-            engine.close()
 
     def forget(self) -> None:
         """Remove the files of finished searches."""
@@ -200,9 +197,7 @@ class ShardsOfVectors:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._folder = Path(spec["folder"])
-        for what, path in (("--vectors", Path(spec["vectors"])), ("data home:", self._folder)):
-            if not path.exists():
-                raise InputError(f"{what} {path}: a worker does not find it; give a path that all machines share")
+        require_shared([("--vectors", Path(spec["vectors"])), ("data home:", self._folder)])
         self._hits, self._queries_BD = spec["hits"], np.load(self._folder / QUERIES, allow_pickle=False)
         self._stream = VectorStream(Streamed(spec["vectors"], device=spec["device"]))
 

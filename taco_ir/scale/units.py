@@ -7,7 +7,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from taco_ir.core import resolve
@@ -61,6 +62,13 @@ class Kind(Protocol):
     @staticmethod
     def look(spec: dict[str, Any], number: int, of: int) -> State:
         """A unit's progress, as found on disk, without loading anything."""
+
+
+def require_shared(places: Iterable[tuple[str, Path]]) -> None:
+    """Raise InputError where this machine lacks one of the places, each given with the words that name it."""
+    for what, path in places:
+        if not path.exists():
+            raise InputError(f"{what} {path}: a worker does not find it; give a path that all machines share")
 
 
 class Answer(NamedTuple):

@@ -43,8 +43,7 @@ class Commands:
         self.collection = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
         self._passages = passages
         self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
-        self._weights = cache(lambda name: _hash_weights(name, Path(self._models[name])))
-        self._builtin = cache(lambda name: _hash_weights(name, BUILTIN[name]()))
+        self._weights = cache(self._hash_weights)
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
@@ -71,12 +70,11 @@ class Commands:
         words = [word for template in templates for word in shlex.split(template)]
         beside = {word.partition("{folder}/")[2] for word in words if "{folder}/" in word}
         paths = {name: self.study.folder / name.format_map(self._names(job, {})) for name in beside}
-        weights = {name: self._weights(name) for name in sorted(names & set(self.study.models))}
-        weights |= {name: self._builtin(name) for name in sorted(builtin_models(templates))}
+        models = names & set(self.study.models) | builtin_models(templates)
         return {
             "commands": list(templates),
             "seed": job.seed,
-            "models": weights,
+            "models": {name: self._weights(name) for name in sorted(models)},
             "files": {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()},
             "collection": self._passages if "collection" in names else "",
             "best": candidates,
@@ -113,8 +111,7 @@ class Commands:
         templates = [*self.scoring_commands(job).values()]
         for needed in self.study.with_needs([job]):
             templates += self.study.conditions[needed.condition].commands
-        given = {name: self._weights(name) for name in sorted(self._named_models([job]))}
-        return given | {name: self._builtin(name) for name in sorted(builtin_models(templates))}
+        return {name: self._weights(name) for name in sorted(self._named_models([job]) | builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
         """The choice for `best`: for each placeholder, the values with their held-out scores, best first; empty before
@@ -127,6 +124,14 @@ class Commands:
     def _content(self, job: Job) -> str:
         self.require_models([job])
         return fingerprint(self.made_of(job, self.study.conditions[job.condition].commands))
+
+    def _hash_weights(self, name: str) -> str:
+        """A hash of all weights under a model's folder, towers and backbones inside it included."""
+        folder = Path(self._models[name]) if name in self._models else BUILTIN[name]()
+        files = sorted(folder.rglob("*.safetensors"))
+        if not files:
+            raise InputError(f"--models {name}={folder}: no weights in it (*.safetensors)")
+        return fingerprint([sha256_file(path) for path in files])
 
     def _named_models(self, jobs: Collection[Job]) -> set[str]:
         conditions = [self.study.conditions[job.condition] for job in self.study.with_needs(jobs)]
@@ -162,14 +167,6 @@ def builtin_models(templates: Sequence[str]) -> set[str]:
 def fill_command(template: str, names: Mapping[str, object]) -> list[str]:
     """The words of a command with its placeholders filled in; a value never splits into several words."""
     return [word.format_map(names) for word in shlex.split(template)]
-
-
-def _hash_weights(name: str, folder: Path) -> str:
-    """A hash of all weights under a model's folder, towers and backbones inside it included."""
-    files = sorted(folder.rglob("*.safetensors"))
-    if not files:
-        raise InputError(f"--models {name}={folder}: no weights in it (*.safetensors)")
-    return fingerprint([sha256_file(path) for path in files])
 
 
 class Spent(NamedTuple):

@@ -260,8 +260,11 @@ def stores(world: Path) -> dict[str, Reader]:
     from taco_ir.data.subsets import make_subset
     from taco_ir.data.wikipedia import build_passages
     from taco_ir.negatives.file import read_negatives, read_sources
+    from taco_ir.retrieval.exact_search import Candidates
     from taco_ir.retrieval.faiss_index import DenseIndex, build_index
     from taco_ir.retrieval.lucene import BM25
+    from taco_ir.retrieval.recall import RECALL_FILE, Effort
+    from taco_ir.retrieval.vector_stream import Part
     from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
     folder = write_cities(world / "c")
@@ -274,6 +277,10 @@ def stores(world: Path) -> dict[str, Reader]:
         collection.passages.read(), lambda passages: np.ones((len(passages), 8), dtype=np.float32), lambda done: None
     )
     build_index(VectorSet(world / "vectors"), world / "index")
+    Effort("efSearch", 16, 10, 0.9, 0.93, 5).write(world / "index")
+    part = Part.path(world / "search", Shard(1, 2))
+    found = Candidates(np.zeros(3, np.intp), np.arange(3), np.ones(3, np.float32))
+    Part([0], found, 1.0).write(part, {"hits": 3})
     bm25 = world / "bm25"
     (bm25 / "lucene").mkdir(parents=True)
     (bm25 / "lucene" / "segments").write_text("none")
@@ -310,6 +317,8 @@ def stores(world: Path) -> dict[str, Reader]:
             lambda: ShardWriter(world / "vectors", Shard(1, 1), recipe),
         ),
         "manifest of an index": Reader(world / "index" / "manifest.json", lambda: DenseIndex(world / "index")),
+        RECALL_FILE: Reader(world / "index" / RECALL_FILE, lambda: DenseIndex(world / "index")),
+        "part of a search": Reader(part, lambda: (Part.count(part), Part.read(part)), keyed=False),
         "manifest of BM25": Reader(
             bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")
         ),

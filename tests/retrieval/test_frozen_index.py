@@ -20,6 +20,7 @@ from taco_ir.core.types import Passage, Vectors
 from taco_ir.retrieval.faiss_index import build_index
 from taco_ir.retrieval.frozen_base import FrozenIndex
 from taco_ir.retrieval.frozen_index import compare_texts, open_frozen_index
+from taco_ir.retrieval.recall import Effort
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 N, DIM, HITS = 1500, 16, 7
@@ -443,6 +444,15 @@ def test_the_digest_is_that_of_sha256sum_and_reading_changes_nothing(tmp_path: P
     file = path if path.is_file() else next(each for each in path.rglob("*") if each.is_file())
     body = file.read_bytes()
     file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    assert index.digest() != before
+
+
+def test_how_far_a_search_looks_is_not_in_the_digest(tmp_path: Path) -> None:
+    index = made(tmp_path, "index Flat")
+    before = index.digest()
+    Effort("efSearch", 16, HITS, 0.9, 0.9, 5).write(index.path)
+    assert index.digest() == before
+    (index.path / "notes.json").write_text("{}")
     assert index.digest() != before
 
 

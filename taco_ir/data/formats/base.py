@@ -7,7 +7,6 @@ on, so collections with the same passages share them.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,13 +16,12 @@ import orjson
 
 from taco_ir.core.files import InputError, data_home, exclusive, writing_folder
 from taco_ir.core.hashes import fingerprint, sha256_once
-from taco_ir.core.processes import with_progress
+from taco_ir.core.processes import log, with_progress
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Passage
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import Qrels
 
-log = logging.getLogger("taco_ir")
 IMPORT_VERSION = 3  # of what an import writes
 PASSAGES = "passages.jsonl"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import orjson
 
 from taco_ir.core.files import InputError
+from taco_ir.core.processes import log
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import SPLITS, TopicsName
 from taco_ir.core.typed import abbreviate
@@ -28,7 +28,6 @@ from taco_ir.data.query_files import read_qrels, read_query_texts
 
 CORPUS, QUERIES = "corpus.jsonl", "queries.jsonl"
 JUDGMENTS = {split: (f"{split}.tsv", *(("validation.tsv",) if split == "dev" else ())) for split in SPLITS}
-log = logging.getLogger("taco_ir")
 
 
 def _recognises(path: Path) -> bool:

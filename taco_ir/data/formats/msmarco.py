@@ -5,13 +5,13 @@ Triples of ids, `qidpidtriples.train.*.tsv`, provide hard negatives for the trai
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from taco_ir.core.files import InputError
+from taco_ir.core.processes import log
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.typed import abbreviate
@@ -31,7 +31,6 @@ CORPUS = "collection.tsv"
 KINDS = re.compile(r"(?P<kind>queries|qrels)\.(?P<split>train|dev|eval|test)(?:\.(?P<subset>.+?))?\.tsv(?:\.gz)?")
 TRIPLES = re.compile(r"qidpidtriples\.train\..*tsv(?:\.gz)?")  # qid, relevant passage, other passage
 SPLIT_NAMES = {"eval": "test"}
-log = logging.getLogger("taco_ir")
 
 
 def _recognises(path: Path) -> bool:
