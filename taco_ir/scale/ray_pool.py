@@ -93,8 +93,8 @@ class Ray(Pool):
         own = SMALL if address == LOCAL else {}
         try:
             self._ray.init(address=address, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"--address {address}: {error}") from error
+        except Exception as error:  # Ray raises no narrower one where a busy machine is too slow to start it
+            raise InputError(f"--address {address}: {' '.join(str(error).split())}") from error
 
     def _room(self, cpus: float, gpus: float) -> int:
         """How many workers there is room for. Raises: InputError where there is none on any machine."""

@@ -128,6 +128,16 @@ def test_an_address_that_does_not_answer_is_refused_in_time(listens: bool, monke
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The node timed out.\nIt may be overloaded.")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(InputError, match=r"--address local: The node timed out\. It may be overloaded\."):
+        Ray(1, 0.5, 0)
+
+
+@pytest.mark.usefixtures("alone")
 def test_an_address_that_answers_is_asked(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
