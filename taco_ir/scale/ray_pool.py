@@ -121,6 +121,8 @@ class Ray(Pool):
     def hear(self, seconds: float) -> tuple[int, Answer] | None:
         heard, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=seconds)
         if not heard:
+            if not any(node["Alive"] for node in self._ray.nodes()):
+                raise InputError("no machine of the Ray cluster is left; run the same command again to go on")
             return None
         worker = self._asked.pop(heard[0])
         try:

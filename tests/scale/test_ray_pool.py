@@ -74,6 +74,19 @@ def test_what_no_machine_has_is_refused(cpus: float, gpus: float, said: str) -> 
         Ray(1, cpus, gpus)
 
 
+def test_a_cluster_that_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    engine, all_of_them = Ray(1, 0.5, 0), ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [{**node, "Alive": False} for node in all_of_them])
+    monkeypatch.setattr(ray, "wait", lambda asked, **_: ([], asked))
+    try:
+        with pytest.raises(InputError, match="no machine of the Ray cluster is left; run the same command again"):
+            do_units(units(tmp_path), engine, "count", "rows")
+    finally:
+        engine.close()
+
+
 def test_there_are_as_many_workers_as_there_is_room_for() -> None:
     assert Ray(None, 0.5, 0).workers == 4
 
