@@ -34,18 +34,14 @@ FLAG = re.compile(r"--?[^\W\d][\w-]*")
 LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
 
 
-def natural(text: str) -> int:
-    """argparse type for whole numbers from 0. Raises: argparse.ArgumentTypeError."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+def natural(text: str, least: int = 0) -> int:
+    """argparse type for whole numbers from `least` on. Raises: argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
-def positive(text: str) -> int:
-    """argparse type for whole numbers from 1. Raises: argparse.ArgumentTypeError."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+positive = partial(natural, least=1)
 
 
 def above_zero(text: str) -> float:
@@ -145,10 +141,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "NAME=FOLDER",
         "help": "where the models are that the study's conditions name",
     },
-    "--index": {
-        "metavar": "INDEX",
-        "help": "a dense index folder [default: build one and keep it in the data home]",
-    },
+    "--index": {"metavar": "INDEX", "help": "a dense index folder [default: build one and keep it in the data home]"},
     "--batch-size": {
         "type": positive,
         "default": 1024,

@@ -45,7 +45,9 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
     try:
         check_adapters(adapters, EncoderSettings(), folder.path, backbone.path)
         limit = backbone.longest
-        config = _config(settings, base_config(_own_pooling(settings, checkpoint), folder.path, limit), tasks, limit)
+        plain = EncoderSettings(pooling=settings.pooling, normalize=settings.normalize)  # a checkpoint says it itself
+        own = base_config(EncoderSettings() if checkpoint else plain, folder.path, limit)
+        config = _config(settings, own, tasks, limit)
         if config.roles != NONE:
             raise InputError(
                 f"--model {base}: it marks the roles of texts (roles {config.roles}), which adapters do not "
@@ -88,11 +90,6 @@ def _as_before(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[s
             f"{what}, and {known[0]!r} has one already; choose other tasks, or give its base model {record.base}"
         )
     return replace(settings.adapters, tune_width=record.width)
-
-
-def _own_pooling(settings: AdaptSettings, checkpoint: Path | None) -> EncoderSettings:
-    """How a plain model pools; a checkpoint says it itself."""
-    return EncoderSettings() if checkpoint else EncoderSettings(pooling=settings.pooling, normalize=settings.normalize)
 
 
 def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], limit: int) -> EncoderConfig:

@@ -250,14 +250,10 @@ def halve(
     together. A single query is in both.
     """
     drawn = generator(seed, task, "held out").permutation(len(examples))[:most].tolist()
-    order = sorted(drawn, key=lambda row: (hash_names(seed, _first_page(examples[row], pages)), row))
+    order = sorted(drawn, key=lambda row: (hash_names(seed, *pages.of(examples[row].gold.positives[:1])), row))
     middle = len(order) // 2
     choose, report = ([examples[row] for row in sorted(part)] for part in (order[:middle], order[middle:]))
     return choose or report, report
-
-
-def _first_page(example: Example, pages: Pages) -> str:
-    return pages.of(example.gold.positives[:1])[0]
 
 
 def _with_pages(example: Example, pages: Pages) -> Query:

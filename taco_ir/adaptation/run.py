@@ -59,7 +59,7 @@ from taco_ir.training.objectives.base import LossSettings, Means, Texts, loss_te
 from taco_ir.training.processes import Processes
 from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import Plan
-from taco_ir.training.settings import NOTHING
+from taco_ir.training.settings import NOTHING, BatchSettings, OptimiserSettings, ValidationSettings, WeightingSettings
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 from taco_ir.training.trackers import TRACKERS_FILE, follow, require_packages
 
@@ -69,8 +69,8 @@ OWN = (
         "best",
         "checkpoints",
         "log.jsonl",
-        CURVES_FILE,
         "parameters.json",
+        CURVES_FILE,
         MADE_OF_FILE,
         REPORT_FILE,
         PAGE_FILE,
@@ -129,8 +129,8 @@ class Adaptation:
         self.tasks = list(self.queries)
         check_groups(settings, self.tasks)
         check_sampling(settings, len(self.index))
-        check_weighting(settings.weighting_section, self.tasks)
-        self.shares = divide_batch(settings.batch, [len(own.train) for own in self.queries.values()])
+        check_weighting(settings.section(WeightingSettings), self.tasks)
+        self.shares = divide_batch(settings.section(BatchSettings), [len(own.train) for own in self.queries.values()])
 
     @cached_property
     def made_of(self) -> dict[str, Any]:
@@ -146,7 +146,8 @@ class Adaptation:
         settings, processes = self.settings, self.processes
         encoder = self._start(output)
         objectives = self._objectives(encoder)
-        weighting = make_weighting(settings.weighting_section, encoder, self.tasks)
+        optimiser, how = settings.section(OptimiserSettings), settings.section(WeightingSettings)
+        weighting = make_weighting(how, encoder, self.tasks)
         step = MultiTaskStep(encoder, objectives, weighting, None, settings.log_cosines, settings.log_dose)
         epoch = max(-(-len(each.sampler) // each.sampler.share) for each in objectives)
         steps = settings.steps or max(1, round(settings.epochs * epoch))
@@ -159,7 +160,7 @@ class Adaptation:
             write_json(output / "parameters.json", encoder.sizes)
             reporter = ConsoleReporter(steps, "adapt")
         watchers = follow(output, settings.track, settings.flat())
-        sections = (settings.optimiser, settings.weighting_section, settings.validation)
+        sections = (optimiser, how, settings.section(ValidationSettings))
         loop = Loop(*sections, step, plan, output, processes, reporter, validation, watchers=watchers)
         if loop.state.step:
             self._say(f"going on after step {loop.state.step:,}")
@@ -222,7 +223,7 @@ class Adaptation:
         self._say(
             render(Table("", header, rows), "table")
             + describe_adapters(model)
-            + describe_cost(objectives, self.settings.optimiser, self.settings.weighting, more)
+            + describe_cost(objectives, self.settings.section(OptimiserSettings), self.settings.weighting, more)
             + f"\n{plan.steps:,} steps of {sum(self.shares)} queries against {against} {every:,} passages, {validated}"
         )
 

@@ -18,6 +18,8 @@ from taco_ir.encoders.adapters.folder import QUERY_FROZEN
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.settings import (
     AUTO,
+    BY_EPOCHS,
+    BY_TEMPERATURE,
     KEYS,
     NO,
     NOTHING,
@@ -30,29 +32,15 @@ from taco_ir.training.settings import (
 
 Section = TypeVar("Section", bound=Settings)
 ONE, TASK, GROUP = SHARES = ("one", "task", "group")
-OF_ADAPTERS = {
-    "method": "tune",
-    "width": "tune_width",
-    "budget": "tune_budget",
-    "positions": "tune_positions",
-}
-OF_VALIDATION = (
-    "validate_every",
-    "patience",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_cosines",
-    "log_dose",
-    "track",
-)
+OF_ADAPTERS = {"method": "tune", "width": "tune_width", "budget": "tune_budget", "positions": "tune_positions"}
+UNLIKE = {"validate_on", "held_out"}  # of a training, where these keys mean something else
+SHARED = (BatchSettings, OptimiserSettings, WeightingSettings, ValidationSettings)
 GROUPED = Only("share group", lambda settings: settings.share == GROUP)
 SPLITS = Only("no validate_on", lambda settings: settings.validate_on == NOTHING)
 MEASURES = Only("queries that are held out", lambda settings: settings.held_out > 0 or not SPLITS.acts(settings))
 COMPARES = Only(
     "a collection and queries that are held out", lambda settings: settings.collection != "" and MEASURES.acts(settings)
 )
-BY_EPOCHS = Only("steps auto", lambda settings: not settings.steps)
-BY_TEMPERATURE = Only("shares temperature", lambda settings: settings.shares == "temperature")
 BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
 
 
@@ -173,9 +161,7 @@ class AdaptSettings(Settings):
     validate_every: int = same("validate_every", default=25, only=MEASURES)
     patience: int = same("patience", only=MEASURES)
     keep_if_better: bool = flag(
-        True,
-        "keep the original model for tasks whose held-out queries the adapter does not improve",
-        only=MEASURES,
+        True, "keep the original model for tasks whose held-out queries the adapter does not improve", only=MEASURES
     )
     compare: bool = flag(True, "also search with BM25 for held-out queries", only=COMPARES)
     checkpoint_every: int = same("checkpoint_every", default=50)
@@ -195,7 +181,7 @@ class AdaptSettings(Settings):
         for key, goes_with in self.idle.items():
             if getattr(self, key) != DEFAULTS[key]:
                 raise InputError(f"{key} is {getattr(self, key)!r}; it has an effect only with {goes_with}")
-        _ = self.group_of, self.adapters, self.batch, self.optimiser, self.weighting_section, self.validation
+        _ = self.group_of, self.adapters, [self.section(kind) for kind in SHARED]
 
     @property
     def idle(self) -> dict[str, str]:
@@ -231,25 +217,9 @@ class AdaptSettings(Settings):
         roles = QUERY_FROZEN if self.share == ONE else "task-frozen"
         return AdapterSettings(tune_roles=roles, **{key: getattr(self, own) for own, key in OF_ADAPTERS.items()})
 
-    @property
-    def batch(self) -> BatchSettings:
-        return self._section(BatchSettings)
-
-    @property
-    def optimiser(self) -> OptimiserSettings:
-        return self._section(OptimiserSettings)
-
-    @property
-    def weighting_section(self) -> WeightingSettings:
-        return self._section(WeightingSettings)
-
-    @property
-    def validation(self) -> ValidationSettings:
-        return ValidationSettings(**{key: getattr(self, key) for key in OF_VALIDATION})
-
-    def _section(self, kind: type[Section]) -> Section:
-        """A section of a training with the keys that it shares with these settings."""
-        own = rules_of(kind)  # type: ignore[arg-type]
+    def section(self, kind: type[Section]) -> Section:
+        """A section of a training with the keys that mean the same here."""
+        own = rules_of(kind).keys() - UNLIKE  # type: ignore[arg-type]
         return kind(**{key: value for key, value in vars(self).items() if key in own})
 
     def flat(self) -> Values:

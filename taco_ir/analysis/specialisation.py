@@ -193,14 +193,11 @@ def _add_training(subject: Subject, measured: Measurement) -> ModelAnalysis:
     from taco_ir.training.logged import logged_cosines, logged_dose
 
     names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
-    logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
+    episodes = list(zip(names, subject.episodes, strict=True))
     weighting = subject.config.weighting.weighting if subject.config else None
-    logged = {name: rows for name, rows in logged.items() if rows}
-    doses = {
-        name: [(step, dose._asdict()) for step, dose in logged_dose(episode)]
-        for name, episode in zip(names, subject.episodes, strict=True)
-    }
-    doses = {name: rows for name, rows in doses.items() if rows}
+    logged = {name: rows for name, episode in episodes if (rows := logged_cosines(episode))}
+    every = {name: [(step, dose._asdict()) for step, dose in logged_dose(episode)] for name, episode in episodes}
+    doses = {name: rows for name, rows in every.items() if rows}
     return ModelAnalysis(subject.name, weighting, measured, logged, *_describe_training(subject), doses)
 
 

@@ -16,15 +16,8 @@ from typing import Any, NamedTuple
 
 from taco_ir.weighting import PAPER_ENTROPY, PAPER_TASKS, SPECIFIC, specific_entropy
 
-EDGES = (
-    0.0,
-    SPECIFIC,
-    0.66,
-    1.02,
-    1.38,
-    1.74,
-    PAPER_ENTROPY,
-)  # nats, the paper's, of 8 tasks; the first bin is "task-specific"
+# nats, the paper's, of 8 tasks; the first bin is "task-specific"
+EDGES = (0.0, SPECIFIC, 0.66, 1.02, 1.38, 1.74, PAPER_ENTROPY)
 NOT_ACTIVATED = 1e-8  # |g theta| below it for all tasks
 DENSITY_EDGES = tuple(power / 4 for power in range(-56, 9))  # log10 of |g theta|: -14 to 2
 PAPER = {"taco": 0.22, "naive": 0.19}

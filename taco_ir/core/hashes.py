@@ -50,7 +50,7 @@ def sha256_file(path: Path) -> str:
 
 def sha256_once(path: Path) -> str:
     """The SHA-256 of a file, cached by path, size, times, inode and device."""
-    known, asked = _entry(path), time.time()
+    known, asked = data_home() / "hashes" / f"{fingerprint(str(path.resolve()))}.json", time.time()
     status = _status(path)
     found = _remembered(known)
     if found.get("status") == status and isinstance(found.get("sha256"), str):
@@ -107,10 +107,6 @@ def _status(path: Path) -> list[int]:
     """What changes whenever a file is written or replaced, even if its size and modification time are kept."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
-
-
-def _entry(path: Path) -> Path:
-    return data_home() / "hashes" / f"{fingerprint(str(path.resolve()))}.json"
 
 
 def _remembered(entry: Path) -> dict[str, Any]:

@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 
 LISTED = 200  # characters of valid names in a message
 LONGEST = 80  # characters of a word that is compared
 BEGUN = 3  # letters by which a word that begins so is recognised
-# ours, the first that is known in its place -> words of Hugging Face's Trainer, sentence-transformers, Tevatron,
-# FlagEmbedding and Pyserini
-WORDS_ELSEWHERE = {
-    "accumulate": "gradient-accumulation-steps grad-accum accumulate-grad-batches",
-    "batch-size": "bs bsz train-batch-size per-device-train-batch-size per-device-eval-batch-size mini-batch-size",
-    "checkpoint-every": "save-steps save-every",
-    "clip": "max-grad-norm grad-clip gradient-clip-val",
-    "collection": "corpus corpus-path data dataset dataset-name",
-    "config": "config-file settings",
-    "device": "cuda gpu gpus",
-    "encode": "embed",
-    "epochs": "n-epochs num-epochs num-train-epochs",
-    "first": "cls",
-    "gradcache": "chunk-size gc-p-chunk-size gc-q-chunk-size grad-cache",
-    "hard-negatives mine-keep": "n-negatives num-hard-negatives num-negatives train-group-size train-n-passages",
-    "hits": "k top-k topk",
-    "keep-checkpoints": "save-total-limit",
-    "learning-rate": "lr",
-    "max-examples": "max-samples max-train-samples",
-    "mean": "average avg",
-    "measures": "metric metrics",
-    "mine": "negatives",
-    "mine-depth hits": "depth",
-    "mine-keep": "keep",
-    "mine-skip": "skip",
-    "model reader folder": "checkpoint encoder model-name model-name-or-path model-path",
-    "normalize": "l2-norm normalise",
-    "output": "encode-output-path o out output-dir output-path save-dir",
-    "overwrite": "force overwrite-output-dir",
-    "passage-length length": "doc-max-len max-passage-length max-seq-len max-seq-length p-max-len passage-max-len",
-    "passage-prompt": "doc-prefix passage-prefix",
-    "patience": "early-stopping-patience",
-    "pooling": "pooler-type pooling-mode",
-    "precision": "amp bf16 dtype fp16 half torch-dtype",
-    "prompt prompts": "instruction query-instruction query-prefix query-prompt",
-    "qrels": "judgments",
-    "query-length": "max-q-len max-query-length q-max-len query-max-len query-max-length",
-    "search": "rank retrieve",
-    "seed": "random-seed",
-    "shares": "mixing sampling",
-    "steps": "max-steps num-steps total-steps",
-    "topics": "queries query-file",
-    "train": "fine-tune finetune fit",
-    "tune": "adapters lora peft",
-    "untied": "untie-encoder",
-    "validate-every": "eval-every eval-steps evaluation-steps",
-    "warmup": "warmup-proportion warmup-ratio warmup-steps",
-    "weight-decay": "wd",
-}
+WORDS_ELSEWHERE = tomllib.loads(Path(__file__).with_name("words_elsewhere.toml").read_text(encoding="utf-8"))
 ELSEWHERE = {theirs: ours.split() for ours, words in WORDS_ELSEWHERE.items() for theirs in words.split()}
 
 

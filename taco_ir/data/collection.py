@@ -62,19 +62,8 @@ class Topics(NamedTuple):
     @property
     def gold_fingerprint(self) -> str:
         """Hash of everything that scores depend on: as `fingerprint`, and answers, evidence and grades."""
-        return fingerprint(
-            [
-                [
-                    query.qid,
-                    query.text,
-                    query.task,
-                    query.answers,
-                    query.evidence,
-                    *([query.grades] * bool(query.grades)),
-                ]
-                for query in self.queries
-            ]
-        )
+        asked = ((each, [each.grades] if each.grades else []) for each in self.queries)
+        return fingerprint([[own.qid, own.text, own.task, own.answers, own.evidence, *more] for own, more in asked])
 
 
 def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:

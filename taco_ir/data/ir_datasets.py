@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import format_bytes
-from taco_ir.core.tasks import KINDS, TopicsName, canonical_task, resolve_topics
-from taco_ir.core.types import Query
+from taco_ir.core.tasks import KINDS, canonical_task, resolve_topics
 from taco_ir.data.collection import PASSAGE_FILES, Collection, open_collection
 from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
 from taco_ir.data.kilt_ids import make_qrels, make_queries, register
@@ -93,16 +92,12 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
     for topics in collection.topics_names:
         ids.append(f"{name}/{topics.task}/{topics.split}")
         if ids[-1] not in ir_datasets.registry:
-            read = partial(_read_queries, collection, topics)
+            read = partial(lambda name: collection.load_topics(name).queries, str(topics))
             judged = any(query.evidence or query.grades for query in read())
             ir_datasets.registry.register(
                 ids[-1], ir_datasets.Dataset(docs, make_queries(read), make_qrels(read) if judged else None)
             )
     return ids
-
-
-def _read_queries(collection: Collection, topics: TopicsName) -> list[Query]:
-    return collection.load_topics(str(topics)).queries
 
 
 def _make_docs(collection: Collection, name: str) -> Any:

@@ -216,10 +216,6 @@ class PassageStore:
     def _open(self) -> IO[bytes]:
         return gzip.open(self.path, "rb") if self._packed else self._plain.open("rb")  # type: ignore[return-value]
 
-    @property
-    def _is_tsv(self) -> bool:
-        return ".tsv" in self.path.suffixes
-
     def _read_columns(self, source: IO[bytes]) -> dict[str, int]:
         """Columns of a TSV, and the source where its passages begin; JSON lines have no columns.
 
@@ -231,7 +227,7 @@ class PassageStore:
         """
         if source.read(len(BOM_UTF8)) != BOM_UTF8:
             source.seek(0)
-        if not self._is_tsv:
+        if ".tsv" not in self.path.suffixes:
             return {}
         start, self._headers = source.tell(), 1
         header = source.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")

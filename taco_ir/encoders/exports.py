@@ -27,6 +27,7 @@ START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
 PYSERINI_POOLING = {"first": "cls", "mean": "mean"}
 INSTEAD = "use --encoder-class taco, or the exported queries"
+USAGE, DIFFERENCES = (Path(__file__).with_name(f"{name}.md") for name in ("exported", "exported_differences"))
 
 
 def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
@@ -253,39 +254,15 @@ def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str, of_pa
     passages = f"passages_ND = model.encode_document([{passage!r}])"
     if of_passages:
         passages = f"# of queries alone: passages are those of {of_passages}, whose index stays as it is"
-    usage = f"""# An encoder for sentence-transformers
-
-Written by `python -m taco_ir.export`. Queries have {f"prompts by name: {named}" if named else "no prompts"}.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer(".")  # this folder
-{passages}
-queries_BD = model.encode_query(["who asks"]{f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""})
-```
-"""
+    asked = f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""
+    said = f"prompts by name: {named}" if named else "no prompts"
+    usage = USAGE.read_text(encoding="utf-8").format(prompts=said, passages=passages, asked=asked)
     if not (notes := list_differences(config)):
         return usage
-    said = "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
-    return f"""{usage}
-## What the folder cannot say
-
-{said}
-These lines encode queries as we do:
-
-```python
-LENGTHS = {_lengths(config)!r}  # tokens of a query, by task
-
-
-def near_mention(text):
-    left, mark, rest = text.partition({MENTION!r})
-    return " ".join([*left.split()[-{config.left_context}:], mark + rest]) if mark and {config.left_context} else text
-
-
-def encode_queries(model, texts, task):
-    model[0].query_length = LENGTHS.get(task or "*", {config.max_query_tokens(None)})
-    prompt = task if task in model.prompts else None
-    return model.encode_query([near_mention(text) for text in texts], prompt_name=prompt)
-```
-"""
+    return usage + DIFFERENCES.read_text(encoding="utf-8").format(
+        said="".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes),
+        lengths=_lengths(config),
+        mention=repr(MENTION),
+        words=config.left_context,
+        most=config.max_query_tokens(None),
+    )

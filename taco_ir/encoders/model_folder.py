@@ -16,14 +16,7 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.hashes import fingerprint, sha256_once
 from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, read_record
-from taco_ir.encoders.config import (
-    CONFIG_FILE,
-    DEFAULT_LENGTH,
-    PADDED_POSITIONS,
-    EncoderConfig,
-    Pooling,
-    Role,
-)
+from taco_ir.encoders.config import CONFIG_FILE, DEFAULT_LENGTH, PADDED_POSITIONS, EncoderConfig, Pooling, Role
 from taco_ir.encoders.foreign_modules import (
     LENGTHS_FILE,
     MODULES_FILE,
@@ -179,12 +172,7 @@ class ModelFolder:
         name = self.base or said.base_model_name_or_path
         if not name:
             raise InputError(f"{what} that names no base (base_model_name_or_path); give --base FOLDER")
-        try:
-            base = ModelFolder.find(name)
-        except InputError as error:
-            raise InputError(
-                f"{what}, and its base {name!r} is missing; give --base FOLDER, or change base_model_name_or_path"
-            ) from error
+        base = _find_base(name, f"{what}, and", "base_model_name_or_path")
         if base.is_peft or base.is_untied:
             raise InputError(
                 f"{what}, and its base {base} is an adapter too, or has two towers; give a whole model by --base FOLDER"
@@ -216,12 +204,7 @@ class ModelFolder:
         if record is None:
             return self
         name = given or self.base_name
-        try:
-            found = ModelFolder.find(name)
-        except InputError as error:
-            raise InputError(
-                f"{self}: its base {name!r} is missing; give --base FOLDER, or change base in {self.path / RECORD_FILE}"
-            ) from error
+        found = _find_base(name, f"{self}:", f"base in {self.path / RECORD_FILE}")
         digest = "" if found.kind is Kind.ADAPTERS else found.fingerprint
         if digest != record.digest:
             raise InputError(
@@ -445,6 +428,14 @@ class ModelFolder:
                     )
                 if name not in beside:
                     raise InputError(f"{index}: weight_map names {name!r}, but there is no such file beside it")
+
+
+def _find_base(name: str, what: str, key: str) -> ModelFolder:
+    """The base of adapters. Raises: InputError, which begins with `what`, naming the key that may be wrong."""
+    try:
+        return ModelFolder.find(name)
+    except InputError as error:
+        raise InputError(f"{what} its base {name!r} is missing; give --base FOLDER, or change {key}") from error
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -94,6 +94,5 @@ def write_modules(
         save_file(tensors, folder / path / PLAIN_FILE)
     similarity = "cosine" if config.normalize else "dot"
     write_json(
-        folder / PROMPTS_FILE,
-        {"prompts": dict(prompts), "default_prompt_name": None, "similarity_fn_name": similarity},
+        folder / PROMPTS_FILE, {"prompts": dict(prompts), "default_prompt_name": None, "similarity_fn_name": similarity}
     )

@@ -61,7 +61,7 @@ def audit_file(
             tasks.append(task.count())
             by_source += task.count_by_source()
             rng = random.Random(f"{sources[0].seed} {name}")
-            count = _quota(len(by_name), len(tasks) - 1)
+            count = EXAMPLES // len(by_name) + (len(tasks) <= EXAMPLES % len(by_name))
             examples += task.examples(rng, count)
             suspected += task.suspected(tasks[-1], count)
     report = Audit(
@@ -104,11 +104,6 @@ class Kept(NamedTuple):
             for rankings, own in zip(kept.by_source, found, strict=True):
                 rankings[qid] = Ranking.of(list(own), list(own.values()))
         return kept
-
-
-def _quota(tasks: int, place: int) -> int:
-    """Examples of the task at `place`, so that all tasks together have EXAMPLES."""
-    return EXAMPLES // tasks + (place < EXAMPLES % tasks)
 
 
 def _notes(collection: Collection, sources: Sequence[NegativesHeader], names: Sequence[str]) -> list[str]:

@@ -215,17 +215,9 @@ def _assign_folders(retrievers: Sequence[Ranker], folder: Path) -> dict[Ranker, 
 
 
 def _header(collection: Collection, maker: Maker, settings: MiningSettings, queries: str) -> NegativesHeader:
-    return NegativesHeader(
-        source=maker.name,
-        checkpoint=maker.checkpoint,
-        collection=collection.passages.fingerprint,
-        depth=settings.depth,
-        skip=settings.skip,
-        keep=settings.keep,
-        filters=settings.filters,
-        seed=settings.seed,
-        queries=queries,
-    )
+    window = (settings.depth, settings.skip, settings.keep)
+    passages = collection.passages.fingerprint
+    return NegativesHeader(*maker, passages, *window, settings.filters, settings.seed, queries)
 
 
 def _refuse_repeats(headers: Sequence[NegativesHeader]) -> None:

@@ -168,7 +168,9 @@ class FileRankings(Rankings):
         self._refuse_shared(topics)
         records = {file: read_record(file) for file in map(self._file, topics)}
         for topic in topics:
-            self._refuse_foreign(self._file(topic), records[self._file(topic)], topic)
+            file = self._file(topic)
+            if difference := find_foreign(records[file], self._collection, topic):
+                raise InputError(f"{file}: {difference}; search again")
         return self._made_by(records)
 
     def prepare(self, topics: Sequence[Topics]) -> None:
@@ -218,11 +220,6 @@ class FileRankings(Rankings):
             names = ", ".join(topic.name for topic in topics)
             several = f"query {twice[0]!r} is in several of {names}"
             raise InputError(f"--source {self._path}: {several}; give a folder with a run for each")
-
-    def _refuse_foreign(self, file: Path, record: Mapping[str, Any], topics: Topics) -> None:
-        """Raise InputError if the record says that the run is of another collection, or of topics that have changed."""
-        if difference := find_foreign(record, self._collection, topics):
-            raise InputError(f"{file}: {difference}; search again")
 
     def _made_by(self, records: Mapping[Path, Mapping[str, Any]]) -> Maker:
         """Retriever and encoder, if the records of all runs name the same; else the name and hash of the files."""

@@ -39,11 +39,6 @@ class Header(NamedTuple):
     code: str
 
 
-def make_header(title: str) -> Header:
-    """The header for a page made by this process now."""
-    return Header(title, command_line(), datetime.now(UTC).strftime("%Y-%m-%d"), describe_code())
-
-
 @cache
 def describe_code() -> str:
     """The version of this package and, in a checkout, its commit, as when this process first asked."""
@@ -74,7 +69,8 @@ def make_page(
     policy = {"style": _hash_source(style), "script": _hash_source(script) if script else ""}
     policy["forms"] = "'self'" if forms else "'none'"
     page = templates.get_template(name)
-    return page.render(header=make_header(title), style=style, script=script, policy=policy, **values)
+    header = Header(title, command_line(), datetime.now(UTC).strftime("%Y-%m-%d"), describe_code())
+    return page.render(header=header, style=style, script=script, policy=policy, **values)
 
 
 def _join(templates: jinja2.Environment, names: Sequence[str]) -> str:

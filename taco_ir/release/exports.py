@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 from taco_ir.core.files import InputError, named, writing_folder
 from taco_ir.core.tasks import canonical_task
-from taco_ir.core.types import Vectors
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.exports import write_huggingface, write_merged, write_sentence_transformers
 from taco_ir.encoders.model_folder import ModelFolder
@@ -176,14 +175,9 @@ def write_compact(
         made = compact(model, folder, encoder.config, texts, limit, weights)
     every = max(1, collection.passages.count // COMPARED)
     passages = list(islice(collection.passages.read(), 0, every * COMPARED, every))
-    cosines_N = _compute_cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
+    old_ND, new_ND = (each.encode_passages(passages) for each in (encoder, load_encoder(str(folder))))
+    cosines_N = (old_ND * new_ND).sum(1) / ((old_ND**2).sum(1) * (new_ND**2).sum(1)) ** 0.5
     print(
         f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on "
         f"{len(passages)} passages: least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
     )
-
-
-def _compute_cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
-    """The cosine of each pair of rows [N]."""
-    dots_N: Vectors = (a_ND * b_ND).sum(1) / ((a_ND**2).sum(1) * (b_ND**2).sum(1)) ** 0.5
-    return dots_N

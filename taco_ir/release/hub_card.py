@@ -21,27 +21,7 @@ from taco_ir.training.folder import load_settings
 TAG = "taco-ir"
 TAGS = (TAG, "multi-task-retrieval", "sentence-similarity")
 QUERY = "which bach wrote the cello suites"
-CARD = """
-# {title}
-
-A dense retriever for several tasks, made with taco_ir: {what}.
-It turns queries and passages into vectors of {dim} numbers, pooled by {pooling}.
-It reads {query_tokens} tokens of a query and {passage_tokens} of a passage.
-
-```sh
-python -m taco_ir.pull {name} --output {title}
-python -m taco_ir.search --query "{query}" {asked}--model {title}
-```
-
-```python
-from taco_ir import load_encoder
-
-vectors = load_encoder("{name}").encode_queries(["{query}"], {task})
-```
-
-## Tasks
-
-{tasks}"""
+TEMPLATE = Path(__file__).with_name("hub_card.md")
 
 
 def hub_card(folder: ModelFolder, name: str) -> str:
@@ -100,7 +80,7 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
         what = f"adapters ({record.method}, width {record.width}) on a frozen backbone"
     elif folder.is_untied:
         what = "one model for queries and one for passages"
-    text = CARD.format(
+    text = "\n" + TEMPLATE.read_text(encoding="utf-8").format(
         title=name.rpartition("/")[2],
         name=name,
         what=what,

@@ -48,7 +48,8 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
     for place, run in enumerate(run.resolve() for run in runs):
         model, own = _read_run(run)
         start = Path(model)
-        if not place and start.name == "model" and _is_run(start.parent):
+        known = any((start.parent / name).is_file() for name in (CONFIG_FILE, MADE_OF_FILE))
+        if not place and start.name == "model" and known:
             raise InputError(f"{run}: this training started from the model of {start.parent}; name that training first")
         if place and not _is_inside(start, before):
             raise InputError(
@@ -58,10 +59,6 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
         base, before = base or MADE_OF.get(model, start.name), run
         stages += own
     return Lineage(base, tuple(stages))
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONFIG_FILE, MADE_OF_FILE))
 
 
 def _read_run(run: Path) -> tuple[str, list[Stage]]:
@@ -95,7 +92,7 @@ def _read_adaptation(run: Path, settings: AdaptSettings) -> Stage:
         "queries a step": f"{settings.batch_size}, shares {settings.shares}",
         "weighting": " ".join([settings.weighting, *options]),
         "negatives": f"all {report.frozen.passages:,} passages of the index",
-        "learning rate": _describe_rate(settings.optimiser),
+        "learning rate": _describe_rate(settings.section(OptimiserSettings)),
         "scores divided by": f"{loss_temperature(settings.temperature, encoder):g}",
         "tokens": f"at most {longest} of a query; passages are as the base reads them",
         "task prompts": "yes" if encoder.prompts else "no",

@@ -145,12 +145,7 @@ class ExactSearch:
     """
 
     def __init__(
-        self,
-        queries_BD: Vectors,
-        vectors_ND: Vectors,
-        docids_N: npt.NDArray[np.object_],
-        hits: int,
-        products: Products,
+        self, queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int, products: Products
     ) -> None:
         self._queries_BD, self._vectors_ND, self._docids_N, self._hits = queries_BD, vectors_ND, docids_N, hits
         self._products = products
@@ -232,12 +227,7 @@ class _Block:
     """The search for B queries that are scored together."""
 
     def __init__(
-        self,
-        queries_BD: Vectors,
-        vectors_ND: Vectors,
-        docids_N: npt.NDArray[np.object_],
-        hits: int,
-        products: Products,
+        self, queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int, products: Products
     ) -> None:
         self._queries_BD, self._vectors_ND, self._docids_N, self._hits = queries_BD, vectors_ND, docids_N, hits
         self._products, self._held_BD, self._count = products, products.hold(queries_BD), len(queries_BD)

@@ -237,10 +237,8 @@ class VectorSet:
             if start < row:
                 raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of them")
             if start > row or done != stop - start:
-                missing = f"rows {row}..{start - 1} are in no shard"
-                what = (
-                    missing if start > row else f"{done} of {stop - start} passages are encoded (rows.stop is {stop})"
-                )
+                what = f"{done} of {stop - start} passages are encoded (rows.stop is {stop})"
+                what = f"rows {row}..{start - 1} are in no shard" if start > row else what
                 raise InputError(f"{path}: {what}; run `python -m taco_ir.encode` with the same flags to finish")
             row = stop
         if row != self.recipe.passages:

@@ -46,7 +46,8 @@ class Processes(Pool):
     def hire(self) -> int:
         self._started += 1
         number, place = self._started, min(set(range(self.workers)) - {*self._places.values()})
-        share = str(max(1, _processors() // self.workers))
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        share = str(max(1, processors // self.workers))
         environment = {"OMP_NUM_THREADS": share, "RAYON_NUM_THREADS": share, **os.environ, PARENT: str(os.getpid())}
         if self._gpus:
             environment[GPUS] = self._gpus[place]
@@ -97,11 +98,6 @@ class Processes(Pool):
     def close(self) -> None:
         for worker in list(self._running):
             self.end(worker)
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus(device: str) -> list[str]:

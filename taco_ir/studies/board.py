@@ -121,8 +121,7 @@ def select_topics(results: Sequence[Record], topics: Sequence[str]) -> list[Reco
         return list(results)
     chosen = [
         replace(
-            result,
-            topics={name: own for name, own in result.topics.items() if name in topics or own.part_of in topics},
+            result, topics={name: own for name, own in result.topics.items() if name in topics or own.part_of in topics}
         )
         for result in results
     ]
@@ -162,7 +161,8 @@ def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
     """Boards without rows whose name or system matches a pattern; tests are still corrected for them."""
     found = []
     for board in boards:
-        hidden = [row for row in board.rows if _matches(row, patterns)]
+        named = ((row, name) for row in board.rows for name in (row.name, row.system))
+        hidden = [row for row, name in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
         keys = {(row.system, row.base) for row in hidden}
         shown = replace(
             board,
@@ -172,10 +172,6 @@ def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
         )
         found.append(shown)
     return found
-
-
-def _matches(row: BoardRow, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (row.name, row.system) for pattern in patterns)
 
 
 def check_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:

@@ -81,9 +81,11 @@ def render_page(
     Args:
         results: the records that the boards were made from, for their values by query.
     """
+    own = examples.topics if examples else {}
+    topics = {name: [example._asdict() for example in queries] for name, queries in own.items()}
     data = {
         "boards": [_board_data(board, [each for each in results if each.corpus == board.corpus]) for board in boards],
-        "examples": examples and _example_data(examples),
+        "examples": examples and examples._asdict() | {"topics": topics},
         "letters": LETTERS,
         "macro": MACRO,
         "significant": SIGNIFICANT,
@@ -167,11 +169,6 @@ def _pack(rows: Sequence[npt.NDArray[np.float64] | None]) -> Json:
     letters = dict(zip(levels, names, strict=False))
     texts = [None if values is None else "".join(letters[level] for level in values) for values in thousandths]
     return {"levels": levels, "rows": texts}
-
-
-def _example_data(examples: Examples) -> Json:
-    topics = {name: [example._asdict() for example in queries] for name, queries in examples.topics.items()}
-    return {**examples._asdict(), "topics": topics}
 
 
 def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> Examples | None:

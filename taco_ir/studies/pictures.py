@@ -195,12 +195,7 @@ def _draw(template: str, board: Board, what: str, bottom: int, **parts: Any) -> 
     return (
         templates_of("taco_ir.studies", "page_assets")
         .get_template(template)
-        .render(
-            title=f"{what}: {board.corpus} ({board.passages:,} passages)",
-            width=WIDTH,
-            height=bottom + 28,
-            **parts,
-        )
+        .render(title=f"{what}: {board.corpus} ({board.passages:,} passages)", width=WIDTH, height=bottom + 28, **parts)
     )
 
 

@@ -17,15 +17,7 @@ from taco_ir.core.types import refuse_text
 from taco_ir.evaluation.measures import MACRO, Measure
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
-from taco_ir.studies.board import (
-    Board,
-    BoardRow,
-    check_patterns,
-    hide_rows,
-    make_boards,
-    select_corpus,
-    select_topics,
-)
+from taco_ir.studies.board import Board, BoardRow, check_patterns, hide_rows, make_boards, select_corpus, select_topics
 from taco_ir.studies.records import Record, read_records
 from taco_ir.training import DOSE
 

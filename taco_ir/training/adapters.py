@@ -12,13 +12,7 @@ from torch import nn
 from taco_ir.core.files import InputError
 from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.deep_prompts import has_positions
-from taco_ir.encoders.adapters.folder import (
-    RECORD_FILE,
-    TENSORS_FILE,
-    AdapterRecord,
-    adapter_of,
-    read_training,
-)
+from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, adapter_of, read_training
 from taco_ir.encoders.adapters.hook_points import shape_of
 from taco_ir.encoders.adapters.methods import FULL, is_shifted, parameters, positions_of, share, width_of, with_prompts
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig

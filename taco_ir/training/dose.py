@@ -82,7 +82,8 @@ class DoseMeter:
         for place, param in enumerate(self._params if self._mean else ()):
             if param.grad is not None:
                 if (mean := self._mean[place]) is None:
-                    mean = self._mean[place] = torch.zeros_like(param, dtype=_at_least_float32(param))
+                    kept = torch.promote_types(param.dtype, torch.float32)
+                    mean = self._mean[place] = torch.zeros_like(param, dtype=kept)
                 mean.add_(param.grad, alpha=1 / self._weighting.tasks)
 
     def drop(self) -> None:
@@ -125,10 +126,6 @@ def _add_sums(sums: Tensor, update: Tensor, naive: Tensor, state: dict[str, Any]
             ours, theirs = ours / size, theirs / size
         counts = [(a.sign() * b.sign() < 0).sum(), ((a != 0) | (b != 0)).sum()]
         sums[6:] += torch.stack(counts)
-
-
-def _at_least_float32(param: Tensor) -> torch.dtype:
-    return torch.promote_types(param.dtype, torch.float32)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -103,6 +104,13 @@ class DualEncoder(nn.Module):
     def _tokenize(self, tower: str, reader: str, texts: Sequence[str], length: int, role: Role) -> list[Text]:
         ids, _ = tokenize(self._tokenizers[tower], texts, length, self._marks[tower].marker(role))
         return [Text(reader, ids_L, role=role) for ids_L in ids]
+
+    def token_ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of whole texts, without special tokens."""
+        tokenizer = self._tokenizers["passage"]
+        tokenizer.no_truncation()
+        every = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(each.ids, dtype=np.int64) for each in every]
 
     def attach_adapters(self, adapters: Adapters, record: AdapterRecord) -> None:
         """Freeze the backbone and its head, and train adapters on it instead."""

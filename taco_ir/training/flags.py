@@ -43,7 +43,7 @@ PRESETS: dict[str, Values] = {
         **{"untied": True, "pooling": "first", "prompts": False, "dropout": 0.1},
         **{"negatives": "bm25", "hard_negatives": 1, "batch_size": 128, "shares": "proportional"},
         **{"learning_rate": 1e-5, "epochs": 40.0},
-    },
+    }
 }
 
 

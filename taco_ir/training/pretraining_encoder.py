@@ -11,7 +11,6 @@ from torch import Tensor
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.pooling import pool, read
-from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.base import loss_temperature
 from taco_ir.training.objectives.contrastive import span_contrast_loss
@@ -24,7 +23,7 @@ from taco_ir.training.objectives.heads import (
     save_head_file,
     word_embeddings,
 )
-from taco_ir.training.objectives.masking import Vocabulary, label_rows, labelled, token_ids, vocabulary_of
+from taco_ir.training.objectives.masking import Vocabulary, label_rows, labelled, vocabulary_of
 from taco_ir.training.settings import PARTS, ObjectiveSettings
 
 
@@ -68,10 +67,6 @@ class PretrainModel(DualEncoder):
 
     def vocabulary(self) -> Vocabulary:
         return vocabulary_of(self._tokenizers["passage"])
-
-    def token_ids(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of whole texts, without special tokens."""
-        return token_ids(self._tokenizers["passage"], texts)
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Rows [B, `dim`] of texts in float32."""

@@ -223,11 +223,7 @@ class BatchSettings(Settings):
     multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
     cross_device: bool = flag(True, "use the passages of all processes as negatives")
     temperature: float = flag(
-        0.0,
-        "divide scores by this; auto: 1, or 0.05 if vectors are normalised",
-        above=0,
-        named=AUTO,
-        only=COMPARES,
+        0.0, "divide scores by this; auto: 1, or 0.05 if vectors are normalised", above=0, named=AUTO, only=COMPARES
     )
 
 

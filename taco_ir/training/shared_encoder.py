@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.encoders.pooling import Ids, read
+from taco_ir.encoders.pooling import read
 from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
@@ -28,10 +28,8 @@ from taco_ir.reading.reader import (
 from taco_ir.training.backward import chunk_by_length
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead, save_head_file, word_embeddings
-from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
-from taco_ir.training.settings import (
-    INVERSE_CLOZE,
-)
+from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, vocabulary_of
+from taco_ir.training.settings import INVERSE_CLOZE
 
 READ_AT_ONCE = 64
 QUESTION_TOKENS = 64
@@ -84,10 +82,6 @@ class SharedEncoder(DualEncoder):
         self.words = words
         self.mlm = MaskedLanguageHead.of(self.backbone("passage"))
         self.mlm.load(folder)
-
-    def token_ids(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of whole texts, without special tokens."""
-        return token_ids(self._tokenizers["passage"], texts)
 
     def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
         """Tokenise queries of a task; sentences, which are the queries of inverse cloze, get no prompt."""

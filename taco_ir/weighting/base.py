@@ -230,7 +230,8 @@ def require(option: str, value: Any, allowed: bool, what: str) -> None:
 def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
     """The parameters in order. Raises: InputError for none, or for things that are none."""
     found = () if isinstance(params, Tensor | nn.Module) else tuple(params)
-    other = params if isinstance(params, Tensor | nn.Module) else next((p for p in found if not _is_leaf(p)), None)
+    wrong = (each for each in found if not (isinstance(each, Tensor) and each.is_leaf))
+    other = params if isinstance(params, Tensor | nn.Module) else next(wrong, None)
     if other is not None:
         raise InputError(
             "task weighting: params must be a list of the parameters that the tasks share, or an iterator such as "
@@ -241,10 +242,6 @@ def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
             "task weighting: there is no trainable parameter; at least 1 is needed (was the iterator already used up?)"
         )
     return found
-
-
-def _is_leaf(param: object) -> bool:
-    return isinstance(param, Tensor) and param.is_leaf
 
 
 def _describe(loss: object) -> str:

@@ -11,6 +11,7 @@ from taco_ir.adapt import parser
 from taco_ir.adaptation.settings import DEFAULTS, AdaptSettings, read_settings
 from taco_ir.core.files import InputError, write_json
 from taco_ir.core.settings import given_values, rules_of
+from taco_ir.training.settings import WeightingSettings
 
 NEEDED: dict[str, Any] = {"index": "i", "model": "m", "output": "o", "topics": ("nq-train",)}
 FLAGS = "--index i --model m --output o --topics nq-train"
@@ -51,7 +52,7 @@ def test_flags_files_and_the_record_are_the_same(tmp_path: Path) -> None:
     flags = f"{FLAGS} --share group --groups a=nq,squad b=fever --weighting taco --weighting-options tau=0.5 --steps 9"
     said = from_flags(flags)
     assert said.group_of == {"nq": "a", "squad": "a", "fever": "b"}
-    assert said.weighting_section.weighting_options == {"tau": 0.5}
+    assert said.section(WeightingSettings).weighting_options == {"tau": 0.5}
     file = tmp_path / "run.toml"
     file.write_text(
         'index = "i"\nmodel = "m"\noutput = "o"\ntopics = ["nq-train"]\nshare = "group"\ngroups = ["a=nq,squad", '

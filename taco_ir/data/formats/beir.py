@@ -15,15 +15,7 @@ from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import SPLITS, TopicsName
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
-from taco_ir.data.formats.base import (
-    Format,
-    QuerySet,
-    Record,
-    Source,
-    find_file,
-    hash_files,
-    judged_queries,
-)
+from taco_ir.data.formats.base import Format, QuerySet, Record, Source, find_file, hash_files, judged_queries
 from taco_ir.data.query_files import read_qrels, read_query_texts
 
 CORPUS, QUERIES = "corpus.jsonl", "queries.jsonl"

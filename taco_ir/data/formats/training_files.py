@@ -170,7 +170,4 @@ def _queries(items: Items, path: Path) -> QuerySet:
 
 TEVATRON = Format(_is_tevatron, partial(_open, "Tevatron training file", tevatron_items))
 DPR = Format(_is_dpr, partial(_open, "DPR training file", dpr_items))
-TRIPLES = Format(
-    _is_triples,
-    partial(_open, "file of triples", triple_items),
-)
+TRIPLES = Format(_is_triples, partial(_open, "file of triples", triple_items))

@@ -47,15 +47,6 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(before, after, masks[0] if masks else None, np.array(ordinary, dtype=np.int64))
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    """Ids of whole texts, without special tokens."""
-    tokenizer.no_truncation()
-    return [
-        np.array(encoding.ids, dtype=np.int64)
-        for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    ]
-
-
 def mask_tokens(
     ids_L: Ids, share: float, mask_id: int, vocabulary: Ids, random: np.random.Generator
 ) -> tuple[Ids, Ids]:
