@@ -10,9 +10,11 @@ import subprocess
 import sys
 from argparse import Namespace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import warm
@@ -25,9 +27,10 @@ from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.types import Passage
 from taco_ir.data import collection
 from taco_ir.encoders.config import CONFIG_FILE
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.encoders.weights import INT8_FILE
 from taco_ir.evaluation import significance
-from taco_ir.retrieval.vectors import Shard
+from taco_ir.retrieval.vectors import Shard, VectorSet
 from taco_ir.studies.conditions import read_study
 from taco_ir.train import parser as train_parser
 from taco_ir.training.flags import given_flags, read_settings
@@ -55,6 +58,7 @@ RUN = {
     "docs/adapt.md",
     "docs/weightings.md",
     "docs/python.md",
+    "docs/serving.md",
 }
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
@@ -318,6 +322,26 @@ def test_the_same_is_done_in_python(folder: Path, backbone: Path) -> None:
 )
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
     run_in_a_process(page, folder)
+
+
+def test_other_stores_find_the_same(folder: Path) -> None:
+    """Lucene always, LanceDB and Qdrant where they are installed."""
+    printed = run_in_a_process("docs/serving.md", folder)
+    blocks_of: dict[str, list[str]] = {}
+    for fence, block in blocks((ROOT / "docs" / "serving.md").read_text(encoding="utf-8")):
+        first, _, rest = block.partition("\n")
+        if (package := re.match(r"# needs ([\w-]+)", first)) and find_spec(package[1].replace("-", "_")):
+            blocks_of.setdefault(package[1], []).append(f"```{fence}\n{rest}```\n")
+    for name, own in blocks_of.items():
+        (folder.parent / f"{name}.md").write_text("".join(own), encoding="utf-8")
+        printed += run_in_a_process(str(folder.parent / f"{name}.md"), folder)
+    ((vectors_ND, docids),) = VectorSet(folder / "vectors" / "sample").blocks()
+    scores_N = vectors_ND @ load_encoder("taco-mini").encode_queries(["who painted the mona lisa"], "nq")[0]
+    best = np.argsort(-scores_N)[:3].tolist()
+    found = re.findall(r"^(0\.\d{3}) (\S+#\d+)", printed, re.MULTILINE)
+    assert [docid for _, docid in found] == [docids[row] for row in best] * (1 + len(blocks_of))
+    expected = [float(scores_N[row]) for row in best] * (1 + len(blocks_of))
+    assert [float(score) for score, _ in found] == pytest.approx(expected, abs=0.002)
 
 
 def example(name: str) -> Any:

@@ -145,6 +145,9 @@ CASES = {
     ),
     "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --mine-depth 10 --output n.jsonl"),
     "export": Case("export --model {model} --pooling first --collection {c} --topics nq-dev nq-train --output out"),
+    "export vectors": Case(
+        "export --what vectors --vectors {vectors} --collection {c} --format lucene-json --output out"
+    ),
     "submission": Case("submission --runs {runs}/nq-dev.trec --topics nq-dev --collection {c} --output s.zip"),
     "train": Case(f"{TRAIN} --tasks nq --negatives {{c}}/negatives.jsonl --steps 8 --validate-every 4"),
     "train episodes": Case("train --config run.toml --model {model} --output out", _episodes),

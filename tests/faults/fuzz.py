@@ -260,6 +260,7 @@ def stores(world: Path) -> dict[str, Reader]:
     from taco_ir.data.subsets import make_subset
     from taco_ir.data.wikipedia import build_passages
     from taco_ir.negatives.file import read_negatives, read_sources
+    from taco_ir.release.stores import MANIFEST, Manifest, read_made_of
     from taco_ir.retrieval.exact_search import Candidates
     from taco_ir.retrieval.faiss_index import DenseIndex, build_index
     from taco_ir.retrieval.lucene import BM25
@@ -278,6 +279,7 @@ def stores(world: Path) -> dict[str, Reader]:
     )
     build_index(VectorSet(world / "vectors"), world / "index")
     Effort("efSearch", 16, 10, 0.9, 0.93, 5).write(world / "index")
+    write_json(world / MANIFEST, Manifest({"vectors": "x"}, 1, finished=True)._asdict())
     part = Part.path(world / "search", Shard(1, 2))
     found = Candidates(np.zeros(3, np.intp), np.arange(3), np.ones(3, np.float32))
     Part([0], found, 1.0).write(part, {"hits": 3})
@@ -318,6 +320,7 @@ def stores(world: Path) -> dict[str, Reader]:
         ),
         "manifest of an index": Reader(world / "index" / "manifest.json", lambda: DenseIndex(world / "index")),
         RECALL_FILE: Reader(world / "index" / RECALL_FILE, lambda: DenseIndex(world / "index")),
+        "manifest of an export": Reader(world / MANIFEST, lambda: read_made_of(world)),
         "part of a search": Reader(part, lambda: (Part.count(part), Part.read(part)), keyed=False),
         "manifest of BM25": Reader(
             bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")

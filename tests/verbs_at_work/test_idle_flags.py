@@ -21,6 +21,8 @@ OF_STREAM = f"--memory --shard --recall {OF_WORKERS}"
 OF_BOARDS = "--baseline --without --brief --measures"
 OF_SHOWN = "--convergence --format --output --overwrite"
 OF_CHECKS = "--rows --random --models --collection --work --seed"
+OF_STORES = "--vectors --format"
+OF_EXPORTS = f"--topics --model {OF_ENCODER} --batch-size --device --base --megabytes --weights --prompt-of"
 # verb -> what is asked for, and the flags that do nothing then
 IDLE = {
     "search": {
@@ -65,9 +67,11 @@ IDLE = {
         "--output o --verify": "--vectors --factory --on-disk --recall --overwrite",
     },
     "export": {
-        "--output o": "--collection --precision --batch-size",
-        "--output o --topics t": "",
-        "--output o --what huggingface": "--topics --collection --precision --batch-size",
+        "--output o": f"--collection --precision --batch-size {OF_STORES} --url",
+        "--output o --topics t": f"{OF_STORES} --url",
+        "--output o --what huggingface": f"--topics --collection --precision --batch-size {OF_STORES} --url",
+        "--output o --what vectors --vectors v": f"{OF_EXPORTS} --url",
+        "--output o --what vectors --vectors v --format qdrant": OF_EXPORTS,
     },
     "mine": {
         "--output o --source bm25": f"{OF_ENCODER} --batch-size --base --index",
