@@ -124,7 +124,7 @@ def parser() -> Parser:
         "topics need gold; use train topics, not those you report",
         action="store_true",
     )
-    of_topics = ("--qrels", "--output-format", "--choose-weights", "--vectors", "--recall")
+    of_topics = ("--qrels", "--output-format", "--choose-weights", "--recall")
     of_dense = (*DENSE_FLAGS, "--vectors", "--recall")
     limit_search_flags(flags, of_topics, of_dense, single="--query or --interactive")
     flags.only(("--recall",), lambda options: options.index is not None, "--index")
@@ -132,7 +132,10 @@ def parser() -> Parser:
     flags.only(
         ("--engine",), lambda options: options.vectors is not None and not options.shard, "--vectors, all shards"
     )
+    alone = "--topics or --query, since all vectors are read for each search"
+    flags.only(("--vectors",), lambda options: bool(options.topics) or options.query is not None, alone)
     flags.only(("--memory", "--shard"), lambda options: options.vectors is not None, "--vectors")
+    flags.only(("--shard",), lambda options: bool(options.topics), "--topics")
     flags.only(("--index",), lambda options: options.vectors is None, "a search of an index, not with --vectors")
     writes = ("--output", "--output-format", "--overwrite", "--format", "--qrels", "--choose-weights")
     flags.only(writes, lambda options: options.shard is None, "runs, which a search of one --shard does not write")
@@ -240,6 +243,7 @@ def answer(request: SearchRequest, collection: Collection, options: Namespace) -
         request.model,
         retriever=together,
         index=options.index,
+        vectors=request.index if isinstance(request.index, Streamed) else None,
         weights=request.hybrid_weights,
         tasks=[options.task] if options.query is not None or options.task else [],  # else it is said with each query
     )

@@ -104,7 +104,11 @@ def find_answers(
     answered = [example for example in examples if answers[example.qid]]
     named = {query.qid for query in queries if any(map(normal_answer, query.answers))}
     verdicts = sum(example.qid in named for example in examples) - len(answered)
-    spans = {example.qid: _find_spans(example, answers[example.qid], passages) for example in answered}
+    spans: dict[str, dict[str, tuple[Span, ...]]] = {example.qid: {} for example in answered}
+    for example in answered:
+        for docid in dict.fromkeys(docid for docids in example.positives for docid in docids):
+            if own := find_spans(passages[docid].text, answers[example.qid]):
+                spans[example.qid][docid] = own
     found = [example for example in answered if spans[example.qid]]
     kept = _drop_passages(found, answers, spans, passages)
     dropped = sum(len(example.negatives) for example in found) - sum(len(example.negatives) for example in kept)
@@ -123,15 +127,6 @@ def find_answers(
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
     """Distinct answers in SQuAD's normal form, without verdicts and empty answers."""
     return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
-
-
-def _find_spans(
-    example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]
-) -> dict[str, tuple[Span, ...]]:
-    """The spans of each positive that has some, by docid."""
-    docids = dict.fromkeys(docid for docids in example.positives for docid in docids)
-    found = {docid: find_spans(passages[docid].text, answers) for docid in docids}
-    return {docid: spans for docid, spans in found.items() if spans}
 
 
 def _drop_passages(

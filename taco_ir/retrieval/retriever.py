@@ -11,13 +11,14 @@ from taco_ir.core.settings import check_value
 from taco_ir.core.types import Ranking, Run, to_frame
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.retrieval.choices import DENSE, FUSION, RETRIEVERS, ModelChoice
+from taco_ir.retrieval.choices import BM25, DENSE, FUSION, RETRIEVERS, ModelChoice, Streamed
 from taco_ir.retrieval.retrievers import Queries, Ranker, Retrievers, as_topics
 
 if TYPE_CHECKING:
     import pandas
 
 Model = str | Path | ModelChoice | TextEncoder | None
+Place = str | Path | Streamed | None
 
 
 class Hit(NamedTuple):
@@ -54,6 +55,7 @@ class Retriever:
             the encoder that comes with the package.
         retriever: "dense", "bm25", or "hybrid", the fusion of both.
         index: the folder of a dense index; None: an exact one, which is kept in the data home.
+        vectors: instead of an index, the folder of vectors that `encode` wrote; each search reads all of them.
         weights: the fusion's weight for each task: a file from `search --choose-weights`, or "model" for the model's
             own.
         tasks: tasks of the queries to come, to be checked before an index is built.
@@ -78,11 +80,12 @@ class Retriever:
         *,
         retriever: str = DENSE,
         index: str | Path | None = None,
+        vectors: str | Path | Streamed | None = None,
         weights: str | Path | None = None,
         tasks: Sequence[str | None] = (),
     ) -> None:
         self.collection = open_collection(collection)
-        self._ranker = _select_ranker(self.collection, model, retriever, index, weights)
+        self._ranker = _select_ranker(self.collection, model, retriever, _place(index, vectors, retriever), weights)
         self._ranker.check([as_topics(self.collection, ["?"], task) for task in tasks])
         self._ranker.open()
         self._asked = False
@@ -102,6 +105,7 @@ class Retriever:
         """As `search`, but returns hits by retriever: for "hybrid" also those of the two that it fuses."""
         check_value("hits", hits, int, {"min": 1})
         runs = self._ranker.search_each(as_topics(self.collection, [query], task), hits)
+        self._ranker.forget()
         rankings = {name: next(iter(run.rankings.values())) for name, run in runs.items()}
         docids = dict.fromkeys(docid for ranking in rankings.values() for docid in ranking.docids)
         if self._asked:
@@ -138,6 +142,7 @@ def search(
     task: str | None = None,
     retriever: str = DENSE,
     index: str | Path | None = None,
+    vectors: str | Path | None = None,
     weights: str | Path | None = None,
     hits: int = 100,
 ) -> Run:
@@ -155,22 +160,33 @@ def search(
         (3, 4)
     """
     collection = open_collection(collection)
-    ranker = _select_ranker(collection, model, retriever, index, weights)
+    ranker = _select_ranker(collection, model, retriever, _place(index, vectors, retriever), weights)
     return _run(ranker, as_topics(collection, queries, task), hits)
 
 
+def _place(index: str | Path | None, vectors: str | Path | Streamed | None, retriever: str) -> Place:
+    """Where vectors are searched. Raises: InputError for two places, or for vectors that would not be searched."""
+    if vectors is None or isinstance(vectors, Streamed):
+        return index if vectors is None else vectors
+    if index is not None or retriever == BM25:
+        raise InputError(f"vectors {str(vectors)!r} are searched without an index, and not by {BM25}; leave one out")
+    return Streamed(str(vectors))
+
+
 def _select_ranker(
-    collection: Collection, model: Model, retriever: str, index: str | Path | None, weights: str | Path | None
+    collection: Collection, model: Model, retriever: str, place: Place, weights: str | Path | None
 ) -> Ranker:
     check_value("retriever", retriever, str, {"choices": RETRIEVERS})
     if weights is not None and retriever != FUSION:
         raise InputError(f"weights {str(weights)!r} can be used only by the retriever {FUSION}, not by {retriever}")
     if model is None or isinstance(model, str | Path):
         model = ModelChoice(None if model is None else str(model))
-    return Retrievers.of(collection, model, index, weights).select(retriever)
+    return Retrievers.of(collection, model, place, weights).select(retriever)
 
 
 def _run(ranker: Ranker, topics: Topics, hits: int) -> Run:
     check_value("hits", hits, int, {"min": 1})
     ranker.check([topics])  # before an index is built
-    return ranker.search(topics, hits)
+    found = ranker.search(topics, hits)
+    ranker.forget()
+    return found

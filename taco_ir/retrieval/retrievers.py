@@ -202,6 +202,7 @@ class DenseRetriever(Ranker):
     def forget(self) -> None:
         if self._ready and self._stream:
             self._stream.forget()
+            self._ready.clear()
 
     def search(self, topics: Topics, hits: int) -> Run:
         if self._stream:

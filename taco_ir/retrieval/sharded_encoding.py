@@ -32,7 +32,9 @@ class ShardsOfPassages:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         passages, model, output = Path(spec["passages"]), ModelChoice(**spec["model"]), Path(spec["output"])
-        require_shared([("--collection", passages), ("--output", output), *_model_folders(model)])
+        named = [("--model", model.model), ("--base", model.base)]  # names of models are no places
+        folders = [(flag, Path(name)) for flag, name in named if name and Path(name).is_absolute()]
+        require_shared([("--collection", passages), ("--output", output), *folders])
         collection, encoder, recipe = Collection(spec["name"], passages, {}), model.load(), Recipe(**spec["recipe"])
         found = Recipe.of(collection.passages, recipe.model, encoder)
         if difference := first_difference(found._asdict(), recipe.compared):
@@ -69,7 +71,8 @@ def encode_shards(
     """
     try:
         with contextlib.closing(open_engine()) as engine:
-            shards = shards or _default_shards(output, engine.workers)
+            found = {of for _, of in _shards_in(output)}
+            shards = shards or (found.pop() if len(found) == 1 else FOR_EACH_WORKER * engine.workers)
             _encode_shards(collection, model, output, shards, engine, overwrite)
     finally:
         with contextlib.suppress(OSError):  # as on a disk that cannot be written
@@ -99,12 +102,6 @@ def _encode_shards(
     do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "encode", "passages")
 
 
-def _default_shards(output: Path, workers: int) -> int:
-    """As many shards as a folder has, else some for each worker."""
-    found = {of for _, of in _shards_in(output)}
-    return found.pop() if len(found) == 1 else FOR_EACH_WORKER * workers
-
-
 def _clear(output: Path, shards: int, overwrite: bool) -> None:
     """Remove all shards with `overwrite`. Raises: InputError, without it, for those of another number of shards."""
     for shard in _shards_in(output):
@@ -122,12 +119,6 @@ def _clear(output: Path, shards: int, overwrite: bool) -> None:
 def _shards_in(output: Path) -> list[Shard]:
     found = [SHARD.fullmatch(path.name) for path in output.glob("shard-*") if path.is_dir()]
     return sorted(Shard(int(each[1]), int(each[2])) for each in found if each)
-
-
-def _model_folders(model: ModelChoice) -> list[tuple[str, Path]]:
-    """Flags and places of the model's folders; names of models are no places."""
-    given = [("--model", model.model), ("--base", model.base)]
-    return [(flag, Path(value)) for flag, value in given if value and Path(value).is_absolute()]
 
 
 def _with_whole_paths(model: ModelChoice) -> ModelChoice:

@@ -18,7 +18,9 @@ from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import sha256_file
 from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
+from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.fusion import HybridWeights, weighted_fusion
+from taco_ir.retrieval.retriever import Retriever, search
 from taco_ir.retrieval.vectors import VectorSet
 from taco_ir.search import main
 
@@ -281,6 +283,34 @@ def test_vectors_are_searched_without_an_index(
     main([*topics[:3], *model[:-1], "--retriever", "hybrid", "--vectors", "vectors", "--output", "hybrid/"])
     main([*topics[:3], *model[:-1], "--retriever", "hybrid", "--index", "index", "--output", "expected/"])
     assert Path("hybrid/nq-dev.trec").read_bytes() == Path("expected/nq-dev.trec").read_bytes() and seen == [0]
+
+
+def test_single_queries_are_searched_without_an_index(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a Flat index, by the verb and in Python; nothing of the search stays on disk."""
+    module_of("encode").main(["--output", "vectors", *model[:-1]])
+    module_of("index").main(["--vectors", "vectors", "--output", "index"])
+    single, printed = [*model[:-1], "--query", "who painted the mona lisa", "--format", "json", "--hits", "5"], []
+    capsys.readouterr()
+    for place in (["--index", "index"], ["--vectors", "vectors", "--memory", "8GB"]):
+        main([*single, *place])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    queries, choice = ["who painted the mona lisa", "rome"], ModelChoice(model[1], "mean", True)
+    runs = [search("sample", queries, model=choice, **place) for place in ({"index": "index"}, {"vectors": "vectors"})]
+    found = [[list(run.rankings[qid].docids) for qid in ("1", "2")] for run in runs]
+    assert found[0] == found[1]
+    retriever = Retriever("sample", choice, vectors="vectors")
+    assert [[hit.docid for hit in retriever.search(query, hits=100)] for query in queries] == found[0]
+    assert not list((data_home() / "searches").rglob("*"))
+    for place in ({"index": "index", "vectors": "vectors"}, {"retriever": "bm25", "vectors": "vectors"}):
+        with pytest.raises(InputError, match="vectors 'vectors' are searched without an index, and not by bm25"):
+            search("sample", queries, model=choice, **place)
+    for more, said in (
+        (["--shard", "1/2", "--query", "x"], "--shard has an effect only with --topics"),
+        (["--interactive"], "--vectors has an effect only with --topics or --query, since all vectors are read"),
+    ):
+        with pytest.raises(InputError, match=said):
+            main(["--vectors", "vectors", *more])
 
 
 def test_a_recall_is_chosen_on_the_queries(model: list[str], caplog: pytest.LogCaptureFixture) -> None:
