@@ -13,6 +13,7 @@ from taco_ir.core.processes import Progress
 from taco_ir.core.settings import Settings, Values
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.retrieval.choices import model_name
 from taco_ir.training.data import TrainingData
 from taco_ir.training.flags import TRAIN
 from taco_ir.training.folder import CONFIG_FILE, MAY_DIFFER, load_settings
@@ -154,14 +155,16 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
 
     shapes: dict[str, list[int]] = {}
     models = []
-    for subject in subjects:
+    names = [model_name(subject.name) for subject in subjects]
+    shown = names if len({*names}) == len(names) else [subject.name for subject in subjects]
+    for subject, name in zip(subjects, shown, strict=True):
         measured, found = measure_subject(subject)
         if found != (shapes := shapes or found):
             raise InputError(
                 f"{subject.name}: its parameters differ in names or shapes from those of {first.name}; only models "
                 "of one architecture can be compared"
             )
-        models.append(_add_training(subject, measured))
+        models.append(_add_training(subject._replace(name=name), measured))
     source, batch = config.negatives.negatives, config.batch
     hard = "" if source == "none" else f"{source}, {batch.hard_negatives} a query, and "
     notes = [

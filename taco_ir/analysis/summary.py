@@ -1,4 +1,4 @@
-"""Summarises how far parameters belong to single tasks: entropy bins as in the paper, by layer and kind of module.
+"""Summarises how specific parameters are to single tasks, by layer and kind of module, in the paper's entropy bins.
 
 Zhang, Xiong, Stratos, Overwijk, Improving Multitask Retrieval by Promoting Task Specialization, TACL 11, 2023, section
 5.
@@ -76,7 +76,7 @@ class Counts(NamedTuple):
 
     @property
     def leaders(self) -> list[float] | None:
-        """Each task's share of the activated parameters, counting those where the task has the largest weight."""
+        """For each task, the share of the activated parameters in which it has the largest weight."""
         return [sum(column) / self.activated for column in zip(*self.by_bin, strict=True)] if self.activated else None
 
     @property
@@ -301,7 +301,7 @@ def verdict(analysis: Analysis) -> str:
     compared = pair_runs(analysis.models)
     if not compared and (differ := _differing_settings(analysis.models)):
         return (
-            f"{start}; {paper}; no TACO and naive run here differ in the weighting alone ({differ}), "
+            f"{start}; {paper}; no TACO and naive training here differ only in the weighting ({differ}), "
             "so nothing is concluded from them."
         )
     if not compared:

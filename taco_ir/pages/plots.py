@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 480, 180  # of the area between the axes, in the picture's own units
-ROOM = 120  # for labels at the ends of lines
+LETTER = 8.8  # width of a letter in labels at the ends of lines
 LABELLED = 12  # most lines with labels at their ends
-LETTERS = 14  # of a label
+LETTERS = 20  # of a label
 GAP = 16.0  # between labels
 DOTTED = 12  # most points of a line that are drawn as dots too
 
@@ -102,7 +102,7 @@ def plot_lines(
         [Tick(_down(value, y), _show(value)) for value in round_values(*y)],
         x_label,
         [Tick(_across(value, x), label) for value, label in marks],
-        ROOM if labels else 0,
+        round(LETTER * max(len(line.short) for line in lines)) + 8 if labels else 0,
         labels if legend is None else legend,
     )
 

@@ -47,7 +47,7 @@ def plot_averages(board: Board, measure: str) -> str:
 
 
 def plot_topics(board: Board, measure: str) -> str:
-    """The rows' scores on each topic as points; a line leads from the baseline to the best other row on its base.
+    """The rows' scores on each topic as points; an arrow leads from the baseline to the best other row on its base.
 
     Raises:
         InputError: for more systems than colours, or none.
@@ -66,9 +66,9 @@ def plot_topics(board: Board, measure: str) -> str:
         on_base = {row.name: score for row, score in found if row.base == start.base}
         before, after = on_base.get(start.name, 0.0), max(on_base.values(), default=0.0)
         points = [{"x": place(score), "label": f"{score:.3f}", "system": rows.index(row)} for row, score in found]
-        moved = before and after > before
+        way = (place(before) + 9, place(after) - 7)  # between the two points, where there is room
         line = {"name": topics.removesuffix("-dev"), "y": top + STEP * number, "points": points}
-        lines.append(line | {"way": (place(before), place(after)) if moved else None})
+        lines.append(line | {"way": way if before and way[0] < way[1] else None})
     keys = [{"system": number, "name": row.name, "y": TOP + KEY * number} for number, row in enumerate(rows)]
     return _draw(
         "topics.svg",
@@ -104,8 +104,8 @@ def plot_lines(board: Board, measure: str) -> str:
     words = {what for (_, what), own in families.items() if len(own) > 1}
     if len(words) > 1 or not 1 <= len(lines) <= COLOURS:
         raise InputError(
-            f"lines show 1 to {COLOURS} systems, each at several numbers of one thing, such as 'naive, width 4' and"
-            f" 'naive, width 8'; here are {len(lines)} ({', '.join([*lines, *sorted(words)])}); hide by --without"
+            f"svg-lines shows 1 to {COLOURS} systems, each at several numbers of one thing, such as 'naive, width 4' "
+            f"and 'naive, width 8'; here are {len(lines)} ({', '.join([*lines, *sorted(words)])}); hide by --without"
         )
     against = lines.pop(start, {})
     values = {name: _by_seed(own, against, board, measure) for name, own in lines.items()}

@@ -10,7 +10,7 @@ from study_results import fake_results
 
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
-from taco_ir.studies.board import Board, make_boards
+from taco_ir.studies.board import Board, Stat, make_boards
 from taco_ir.studies.pictures import plot_averages, plot_lines, plot_topics
 
 RPREC = "page R-precision"
@@ -77,6 +77,13 @@ def test_a_way_leads_from_the_baseline_to_what_is_better_on_its_base(board: Boar
         assert first.text == baseline
 
 
+def test_a_gain_smaller_than_its_points_has_no_arrow(board: Board) -> None:
+    low = board.rows[0]
+    scores = {topics: {RPREC: Stat(own[RPREC].mean + 0.003, None, ())} for topics, own in low.scores.items()}
+    near = low._replace(system="a little better", scores=scores)
+    assert "<path" not in plot_topics(replace(board, rows=(low, near), baseline=low.name), RPREC)
+
+
 def test_more_systems_than_colours_are_refused(board: Board) -> None:
     with pytest.raises(InputError, match="svg-topics can show 1 to 4 systems, not 6; hide some by --without"):
         plot_topics(replace(board, rows=board.rows * 2), RPREC)
@@ -134,5 +141,5 @@ def test_a_difference_is_of_the_seeds_that_both_have(widths: Board) -> None:
 
 
 def test_systems_that_no_number_tells_apart_have_no_lines(board: Board) -> None:
-    with pytest.raises(InputError, match="lines show 1 to 4 systems, each at several numbers of one thing"):
+    with pytest.raises(InputError, match="svg-lines shows 1 to 4 systems, each at several numbers of one thing"):
         plot_lines(board, RPREC)

@@ -51,7 +51,7 @@ def test_two_runs_are_compared_on_the_same_batches(
     assert "Cosines over training" in page and "Dose over training" in page
     assert page.count("<polyline") == 2 * 2 + 2 + 4
     assert (
-        "no TACO and naive run here differ in the weighting alone (" in figures["verdict"]
+        "no TACO and naive training here differ only in the weighting (" in figures["verdict"]
         and figures["comparisons"] == []
     )
     assert all(0 <= model["task_specific_by_chance"] <= 1 for model in figures["models"])
@@ -77,8 +77,8 @@ def test_runs_are_paired_where_they_differ_in_the_weighting_alone(
     main([*argv, "--batches", "2", "--output", str(tmp_path / "out")])
     figures = read_json(tmp_path / "out" / "specialisation.json")
     (found,) = figures["comparisons"]
-    pairs = [(Path(pair["taco"]).name, Path(pair["naive"]).name) for pair in found["pairs"]]
-    assert pairs == [("taco-1", "naive-1"), ("taco-2", "naive-2")]
+    pairs = [(pair["taco"], pair["naive"]) for pair in found["pairs"]]
+    assert pairs == [("taco-1", "naive-1"), ("taco-2", "naive-2")]  # names, not paths
     assert "(2 pairs of runs, " in figures["verdict"] and "by chance" in capsys.readouterr().out
     main([*argv[:2], "--batches", "2", "--output", str(tmp_path / "out"), "--overwrite"])
     assert "(steps 2 and 3), so nothing is concluded" in read_json(tmp_path / "out" / "specialisation.json")["verdict"]

@@ -101,6 +101,22 @@ function sortBy(column) {
   say(`Sorted by ${column}, ${state.descending ? "highest" : "lowest"} first.`);
 }
 
+/** A sentence with the outcome: the best system, and how many differ from the baseline. */
+function drawLead() {
+  const board = DATA.boards[state.board];
+  const measure = board.measures[state.measure];
+  const column = board.topics.length > 1 ? DATA.macro : board.topics[0];
+  const means = board.rows.map((row) => statOf(row, column, measure)?.[0] ?? -1);
+  const best = Math.max(...means);
+  const tests = board.rows.map((_, i) => board.comparisons[measure]?.[i]?.[column]).filter(Boolean);
+  const marked = tests.filter((test) => test[3] < DATA.significant);
+  const better = marked.filter((test) => test[0] > 0).length;
+  byId("lead").hidden = best < 0;
+  byId("lead").textContent =
+    `${board.rows[means.indexOf(best)].name} is best on ${board.corpus}: ${measure}, ${column}, is ${show(best)}.` +
+    (tests.length ? ` Of ${tests.length} systems that are compared with ${board.baseline}, ${better} are significantly better and ${marked.length - better} significantly worse.` : "");
+}
+
 function drawMacro() {
   const board = DATA.boards[state.board];
   const measure = board.measures[state.measure];
@@ -179,6 +195,7 @@ function openBoard() {
 
 function drawAll() {
   state.shown = SHOWN;
+  drawLead();
   drawTable();
   drawMacro();
   drawPair();

@@ -59,7 +59,7 @@ function plot(host, { title, names, values, low, high, top }, marks) {
   const middle = (i) => top + (i + 1) * row - 0.5 * ROW;
   const rows = names.map((text, i) =>
     narrow
-      ? label(left + 4, top + i * row + 0.4 * ROW, cut(text, width - left - 4))
+      ? label(left + 4, top + i * row + 0.4 * ROW, cut(text, width - left - 4), { class: "name" })
       : label(left - 10, middle(i), cut(text, left - 10), { "text-anchor": "end" }),
   );
   const every = Math.ceil(ticks(low, high).length / ((width - left - room) / 44));
@@ -109,9 +109,10 @@ function drawDifferences(host, rows, title, better, worse) {
   const values = rows.map(
     (row) => signed(row.difference) + (isNarrow(host) ? "" : `  [${signed(row.low)}, ${signed(row.high)}]${row.note}`),
   );
+  const room = textWidth(`◀ ${worse}`) + 4;
   plot(host, { title, names, values, low, high, top: 26 }, (at, middle) => [
-    label(at(0) - 8, 12, `◀ ${worse}`, { "text-anchor": "end", class: "worse" }),
-    label(at(0) + 8, 12, `${better} ▶`, { class: "better" }),
+    label(Math.max(at(0) - 8, room), 12, `◀ ${worse}`, { "text-anchor": "end", class: "worse" }),
+    label(Math.max(at(0), room) + 8, 12, `${better} ▶`, { class: "better" }),
     ...rows.flatMap((row, i) => {
       const y = middle(i);
       const side = row.low > 0 ? "better" : row.high < 0 ? "worse" : "even";
