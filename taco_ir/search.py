@@ -30,6 +30,7 @@ from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.encoders.light_imports import prefer_light_imports
 from taco_ir.evaluation.measures import default_measures, score_run
 from taco_ir.evaluation.scoring import score_table
+from taco_ir.evaluation.significance import SIGNIFICANT, paired_test
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.choices import COMPARED_UP_TO, DENSE, FUSION, RUN_SUFFIXES, SearchRequest, Streamed
 from taco_ir.retrieval.chosen_weights import ChosenWeights
@@ -215,12 +216,15 @@ def choose_weights(
     def score(run: Run, queries: Sequence[Query]) -> dict[str, float]:
         return score_run(run, queries, collection.passages.page_of, [measure]).by_query[measure] or {}
 
-    weights = chosen.choose(topics, runs, str(measure), score)
-    rows: list[list[Cell]] = [[task, *own] for task, own in weights.tasks.items()]
+    weights = chosen.choose(topics, runs, str(measure), score, paired_test)
+    rows: list[list[Cell]] = [[task, *own[:5]] for task, own in weights.tasks.items()]
     header = ["task", "weight of dense", "queries", "weighted hybrid", "dense", "BM25"]
     print()
     print(render(Table(f"{measure} of the queries that the weights were chosen on", header, rows), form), end="")
     print(chosen.path)
+    for task, own in weights.tasks.items():
+        if doubts := own.doubts(SIGNIFICANT):
+            log.warning("%s, weight chosen on %d queries: %s", task, own.queries, "; ".join(doubts))
 
 
 def print_scores(

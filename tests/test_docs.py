@@ -365,25 +365,13 @@ def test_the_weighting_in_the_example_weighs_by_the_losses_of_the_step_before() 
         assert param.grad is not None and param.grad.tolist() == expected == list(report.weights)
 
 
-def test_the_search_of_static_weights_in_the_guide_is_a_study(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    (conditions,) = [block for fence, block in blocks(text) if fence == "toml" and "static-{draw}" in block]
-    train = "train --collection {collection} --model {small} --seed {seed} --output {out} {args}"
-    head = f"""name = "mine"
-models = ["small"]
-topics = ["nq-dev"]
-tolerance = 0.001
-[recipe.train]
-commands = ["{train}"]
-search = "--model {{out}}/model"
-"""
-    (tmp_path / "conditions.toml").write_text(head + conditions, encoding="utf-8")
-    study = read_study(tmp_path / "conditions.toml")
+def test_the_study_of_static_weights_chooses_among_eight_sets() -> None:
+    study = read_study(ROOT / "runs" / "public" / "static" / "conditions.toml")
     assert study.candidates("static") == {"draw": {str(draw): f"static-{draw}" for draw in range(1, 9)}}
     chosen = (
         study.conditions["static"]
         .commands[0]
-        .format(collection="sample", small="taco-mini-backbone", seed=0, out=tmp_path, draw=3)
+        .format(collection="sample", base="taco-mini-backbone", negatives="n", seed=0, out="out", draw=3)
     )
     settings = read_settings(None, given_flags(train_parser().parse_args(shlex.split(chosen)[1:])))
     assert settings.weighting.weighting_options == {"draw": 3}

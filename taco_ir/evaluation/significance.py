@@ -72,7 +72,7 @@ Family = Mapping[str, Sequence[str]]
 
 
 def compare(differences: Differences, topics: Sequence[str], slices: Sequence[str], seed: int) -> list[Comparison]:
-    """Test every column on all topics where it has values, and in the macro average if it has values on all.
+    """Test each system against its baseline on all its topics, and in the macro average if it has every topic.
 
     Holm's family is all systems, topics and the macro average by one measure. Slices, which are subsets of topics, form
     a separate family.
@@ -132,6 +132,13 @@ def effect_size(tasks: Sequence[Values]) -> float | None:
         return None
     deviation = float(np.sqrt(np.mean([np.var(differences_Q, ddof=1) for differences_Q in tasks])))
     return mean_difference(tasks) / deviation if deviation else None
+
+
+def paired_test(values: Sequence[float], others: Sequence[float], seed: int = 0) -> float:
+    """The p-value of two systems' difference, from their values of the same queries (see `randomisation_tests`)."""
+    column = Column("", "", "")
+    differences_Q = np.round(values, DIGITS) - np.round(others, DIGITS)
+    return randomisation_tests({"": {column: differences_Q}}, [(("",), column)], seed)[0]
 
 
 def randomisation_tests(

@@ -60,12 +60,14 @@ class ChosenWeights(NamedTuple):
         runs: Sequence[Mapping[str, Run]],
         measure: str,
         score: Callable[[Run, Sequence[Query]], Mapping[str, float]],
+        test: Callable[[Sequence[float], Sequence[float]], float],
     ) -> HybridWeights:
         """Choose the weights on these topics, and write them.
 
         Args:
             runs: for each of the topics, the runs by retriever, the dense one first.
             score: computes the value of each query in a run, by `measure`.
+            test: computes the p-value of two systems from their values of the same queries.
 
         Raises:
             InputError: if no query has gold.
@@ -75,7 +77,7 @@ class ChosenWeights(NamedTuple):
             for topic, own in zip(topics, runs, strict=True)
             if topic.has_gold
         ]
-        tasks = choose_weights(parts, score)
+        tasks = choose_weights(parts, score, test)
         encoder = self.request.model.load().fingerprint
         found = HybridWeights(tasks, self.request.hits, measure, encoder, self.made_of)
         found.save(self.path)

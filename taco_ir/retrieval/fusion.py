@@ -35,6 +35,8 @@ class TaskWeight(NamedTuple):
         dense: weight of the dense scores, 0 to 1; BM25's weight is the rest.
         queries: number of queries that it was chosen on.
         hybrid, of_dense, of_bm25: scores on these queries with this weight, and of each retriever alone.
+        ties: how many other weights score the same.
+        p: p-value of the hybrid against the better of the two; too small, since the same queries chose the weight.
     """
 
     dense: Annotated[float, 0]
@@ -42,6 +44,16 @@ class TaskWeight(NamedTuple):
     hybrid: float = 0.0
     of_dense: float = 0.0
     of_bm25: float = 0.0
+    ties: int = 0
+    p: float | None = None
+
+    def doubts(self, significant: float) -> list[str]:
+        """Reasons why other queries may ask for another weight, as phrases; p-values below `significant` are none."""
+        better = "dense retrieval" if self.of_dense >= self.of_bm25 else "BM25"
+        said = [f"{self.ties} of the {len(GRID) - 1} other weights score the same"] * (self.ties > 0)
+        if self.p is not None and self.p >= significant:
+            said.append(f"the hybrid is not significantly better than {better} alone (p {self.p:.2f})")
+        return said
 
 
 class HybridWeights(NamedTuple):
@@ -51,7 +63,7 @@ class HybridWeights(NamedTuple):
         tasks: the weight of each task; `*`: all other queries.
         hits: number of hits of each retriever, among which scores are normalised.
         measure: the measure that the weights maximise.
-        encoder, made_of: the encoder of queries, collection and topics that they were chosen with, by content.
+        encoder, made_of: fingerprints of the encoder, collection and topics that they were chosen with.
     """
 
     tasks: Mapping[str, TaskWeight]
@@ -148,13 +160,16 @@ def _scaled(ranking: Ranking) -> Iterator[tuple[str, float]]:
 
 
 def choose_weights(
-    parts: Sequence[tuple[Sequence[Query], Run, Run]], score: Callable[[Run, Sequence[Query]], Mapping[str, float]]
+    parts: Sequence[tuple[Sequence[Query], Run, Run]],
+    score: Callable[[Run, Sequence[Query]], Mapping[str, float]],
+    test: Callable[[Sequence[float], Sequence[float]], float],
 ) -> dict[str, TaskWeight]:
     """Choose for each task the weight with the best score, among 0, .05, ... 1; ties go to the weight nearest .5.
 
     Args:
         parts: sets of queries with their dense and BM25 runs.
         score: computes the value of each query in a run.
+        test: computes the p-value of two systems from their values of the same queries.
 
     Raises:
         InputError: where no query has gold.
@@ -177,14 +192,18 @@ def choose_weights(
             progress.at(done)
     if not values:
         raise InputError("--choose-weights: no query has gold; give topics with gold, such as nq-train")
-    return {task: _best(by_weight) for task, by_weight in values.items()}
+    return {task: _best(by_weight, test) for task, by_weight in values.items()}
 
 
 def _depth(run: Run) -> int:
     return max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
 
 
-def _best(by_weight: Mapping[float, Sequence[float]]) -> TaskWeight:
+def _best(
+    by_weight: Mapping[float, Sequence[float]], test: Callable[[Sequence[float], Sequence[float]], float]
+) -> TaskWeight:
     means = {weight: math.fsum(values) / len(values) for weight, values in by_weight.items()}
     best = max(means, key=lambda weight: (means[weight], -abs(weight - EVEN)))
-    return TaskWeight(best, len(by_weight[best]), means[best], means[1.0], means[0.0])
+    single = max(by_weight[0.0], by_weight[1.0], key=math.fsum)
+    ties, p = sum(mean == means[best] for mean in means.values()) - 1, test(by_weight[best], single)
+    return TaskWeight(best, len(by_weight[best]), means[best], means[1.0], means[0.0], ties, p)

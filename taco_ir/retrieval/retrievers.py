@@ -1,6 +1,4 @@
-"""Retrievers, which rank passages for topics: dense, BM25, and their fusion. Indexes are built on first use and
-kept.
-"""
+"""Retrievers, which rank passages for topics: dense, BM25, and their fusion. A first use builds their indexes."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ class Ranker(ABC):
     @property
     @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """Everything that its runs depend on, by content."""
+        """Everything that this retriever's runs depend on, such as hashes of model and index."""
 
     @abstractmethod
     def search(self, topics: Topics, hits: int) -> Run:
@@ -89,10 +87,10 @@ class Ranker(ABC):
         """Load everything that a search needs, and build a missing index."""
 
     def prepare(self, topics: Sequence[Topics], hits: int) -> None:  # noqa: B027 - most search one after the other
-        """Search for several topics at once, where that saves reading the passages' vectors again for each of them."""
+        """Search for several topics at once, if that avoids reading the vectors again for each of them."""
 
     def forget(self) -> None:  # noqa: B027 - most keep nothing
-        """Remove what a stopped search would go on from."""
+        """Remove the saved progress of a search that has finished."""
 
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
         """Raise InputError for queries that cannot be searched, before an index is built."""
@@ -113,9 +111,7 @@ def is_built(folder: Path) -> bool:
 
 
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
-    """Encode into `folder / "vectors"` and index into `folder / "index"` whatever is missing; `name` is the model's
-    name.
-    """
+    """Encode into `folder / "vectors"` and index into `folder / "index"` what is missing; `name` is the model's."""
     if not is_built(folder):
         recipe = Recipe.of(collection.passages, name, encoder)
         encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
@@ -123,7 +119,7 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
 
 
 class DenseRetriever(Ranker):
-    """Searches with an encoder: a faiss index, one kept under the data home if none is named, or vectors on disk."""
+    """Searches with an encoder, in a faiss index (by default one kept in the data home) or in vectors on disk."""
 
     def __init__(
         self, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | Streamed | None = None
@@ -179,10 +175,10 @@ class DenseRetriever(Ranker):
             raise InputError(f"{error}{hint}") from error
 
     def reach(self, recall: float, topics: Sequence[Topics], hits: int) -> None:
-        """Choose how far an approximate index looks for a recall, on a sample of the queries.
+        """Choose how far an approximate index must search to reach a recall on a sample of the queries.
 
         Raises:
-            InputError: for an index that looks at everything, or does not reach the recall.
+            InputError: for an index that always searches everything, or does not reach the recall.
         """
         queries = [query for each in topics for query in each.queries]
         sample = [queries[place] for place in spread(len(queries)).tolist()]
@@ -312,7 +308,7 @@ class FusionRetriever(Ranker):
         return self.complete_runs({}, topics, hits)
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """Add the missing ones to `runs` of these topics: the fused retrievers' runs, and their fusion."""
+        """`runs` of these topics, with the missing runs of the fused retrievers and their fusion added."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or self._fuse(list(parts.values()), topics, hits)}
 
@@ -325,8 +321,11 @@ class WeightedRetriever(FusionRetriever):
 
     name = choices.WEIGHTED
 
-    def __init__(self, dense: DenseRetriever, bm25: BM25Retriever, weights: HybridWeights) -> None:
+    def __init__(
+        self, dense: DenseRetriever, bm25: BM25Retriever, weights: HybridWeights, collection: Collection
+    ) -> None:
         super().__init__([dense, bm25])
+        self._collection = collection
         self._dense, self._weights = dense, weights
         self._told: set[str] = set()
 
@@ -352,6 +351,9 @@ class WeightedRetriever(FusionRetriever):
         if self._weights.encoder not in ("", encoder := self._dense.encoder.fingerprint):
             chosen = f"chosen with encoder {self._weights.encoder}, not with {encoder} ({self._dense.name})"
             self._tell(f"--hybrid-weights: {chosen}; choose them anew to be sure")
+        made = self._weights.made_of.get("collection")
+        if isinstance(made, dict) and made.get("fingerprint") != self._collection.passages.fingerprint:
+            self._tell(f"--hybrid-weights: chosen on another collection, {made.get('name')}; choose them anew")
         return weighted_fusion(dense, bm25, {query.qid: self._weights.of(query.task) for query in topics.queries}, hits)
 
     def _tell(self, warning: str) -> None:
@@ -379,12 +381,12 @@ class Retrievers(NamedTuple):
         """Create the retrievers; models and indexes are loaded on first use.
 
         Args:
-            index: a folder of a dense index, or of vectors that are searched as they are.
+            index: the folder of a dense index, or vectors to search without one.
             weights: a file with the hybrid's weight for each task, or `model` for the model's own; None: reciprocal
                 ranks.
 
         Raises:
-            InputError: for a folder without an index or without whole vectors, or a file of other content.
+            InputError: for a folder without an index, incomplete vectors, or a file that does not contain weights.
         """
         if isinstance(index, Streamed):
             VectorSet(Path(index.folder))  # whole, or refused before a model is loaded
@@ -394,9 +396,10 @@ class Retrievers(NamedTuple):
         if weights is None:
             return cls(dense, bm25, FusionRetriever([dense, bm25]))
         if weights != OF_MODEL:
-            return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.read(Path(weights))))
+            return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.read(Path(weights)), collection))
         folder = locate(model.model) if isinstance(model, ModelChoice) else model.folder
-        return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.of_model(folder)))
+        own = HybridWeights.of_model(folder)._replace(made_of={})  # meant for any collection
+        return cls(dense, bm25, WeightedRetriever(dense, bm25, own, collection))
 
     def select(self, name: str) -> Ranker:
         """The retriever with this name, one of `choices.RETRIEVERS`."""

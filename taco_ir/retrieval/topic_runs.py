@@ -38,7 +38,7 @@ def search_topics(
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
 
     Raises:
-        InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
+        InputError: for topics that cannot be searched for, or an output made differently (without `overwrite`).
     """
     if request.compare and not any(topic.has_gold for topic in topics):
         names = " ".join(topic.name for topic in topics)
@@ -221,7 +221,7 @@ def _record_request(request: SearchRequest, collection: Collection, topic: Topic
 def _warn_of_ties(topic: Topics, runs: dict[str, Run]) -> None:
     for name, run in runs.items():
         if run.tied_share > TIES_WORTH_A_WORD:
-            said = "%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending"
+            said = "%s with %s: %.1f %% of the hits score the same as the hit above them; ties are ordered by docid"
             log.warning(said, topic.name, name, 100 * run.tied_share)
 
 
@@ -255,7 +255,7 @@ def record_path(run: Path) -> Path:
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """The collection and topics of a run, by content, in the form that its record has."""
+    """The names and fingerprints of a run's collection and topics, in the form of its record."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},

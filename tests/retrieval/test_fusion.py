@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
-from taco_ir.retrieval.fusion import GRID, HybridWeights, choose_weights, reciprocal_rank_fusion, weighted_fusion
+from taco_ir.evaluation.significance import paired_test
+from taco_ir.retrieval.fusion import (
+    GRID,
+    HybridWeights,
+    TaskWeight,
+    choose_weights,
+    reciprocal_rank_fusion,
+    weighted_fusion,
+)
 
 DOCIDS = st.lists(st.sampled_from([f"{n}#0" for n in range(12)]), unique=True, max_size=10)
 RANKINGS = st.builds(lambda docids: Ranking(docids, np.arange(len(docids), 0, -1, dtype=np.float32)), DOCIDS)
@@ -126,13 +134,19 @@ def test_each_task_gets_the_weight_that_is_best_for_it() -> None:
     def first_is_right(run: Run, asked: Sequence[Query]) -> dict[str, float]:
         return {query.qid: float(run.rankings[query.qid].docids[0] == "right") for query in asked}
 
-    found = choose_weights([(queries, dense, bm25)], first_is_right)
+    found = choose_weights([(queries, dense, bm25)], first_is_right, paired_test)
     assert {task: (each.queries, each.hybrid) for task, each in found.items()} == dict.fromkeys(found_by, (1, 1.0))
+    assert found["entity"].ties > 0 and found["entity"].p == 1
+    assert found["entity"].doubts(0.05) == [
+        f"{found['entity'].ties} of the 20 other weights score the same",
+        "the hybrid is not significantly better than BM25 alone (p 1.00)",
+    ]
+    assert TaskWeight(0.5, 400, 0.7, 0.6, 0.5, 0, 0.001).doubts(0.05) == TaskWeight(0.5).doubts(0.05) == []
     assert (found["mention"].of_dense, found["mention"].of_bm25) == (1, 0) and found["mention"].dense > 0.5
     assert (found["entity"].of_dense, found["entity"].of_bm25) == (0, 1) and found["entity"].dense < 0.5
     assert (found["both"].of_dense, found["both"].of_bm25, found["both"].dense) == (0, 0, 0.5)
     with pytest.raises(InputError, match="no query has gold"):
-        choose_weights([(queries[-1:], dense, bm25)], first_is_right)
+        choose_weights([(queries[-1:], dense, bm25)], first_is_right, paired_test)
 
 
 def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:

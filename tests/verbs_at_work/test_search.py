@@ -225,6 +225,7 @@ def test_a_hybrid_is_weighted_by_task_as_chosen(
         assert own.queries == len(open_collection("sample").load_topics(f"{task}-train").queries)
     shown = capsys.readouterr().out.rpartition('"title"')[2]
     assert all(str(own.dense) in shown for own in chosen.tasks.values()) and "chosen/hybrid.json" in shown
+    assert any(line.startswith("nq, weight chosen on ") and "(p " in line for line in caplog.messages)
     before = Path("chosen/hybrid.json").read_bytes()
     main(command)
     assert Path("chosen/hybrid.json").read_bytes() == before
@@ -250,7 +251,12 @@ def test_a_hybrid_is_weighted_by_task_as_chosen(
     }
     main(["--topics", "nq-dev", *model[:-1], "--hybrid-weights", "chosen/hybrid.json"])
     assert Path("runs/sample/nq-dev.weighted-hybrid.trec").is_file()
-    assert not any("chosen with encoder" in line for line in caplog.messages)
+    assert not any("choose them anew" in line for line in caplog.messages)
+    subset = ["--topics", "nq-dev", "--distractors", "5", "--output", "smaller"]
+    module_of("data.__main__").main(["subset", *subset])
+    search = ["--collection", "smaller", "--topics", "nq-dev", *model[:-1], "--no-compare", "--retriever", "hybrid"]
+    main([*search, "--hybrid-weights", "chosen/hybrid.json"])
+    assert "--hybrid-weights: chosen on another collection, sample; choose them anew" in caplog.messages
     other = [*model[:4], "--no-compare"]  # not normalised
     main(["--topics", "nq-dev", *other, "--retriever", "hybrid", "--hybrid-weights", "chosen/hybrid.json"])
     assert any("chosen with encoder" in line for line in caplog.messages)
@@ -328,7 +334,9 @@ def test_a_recall_is_chosen_on_the_queries(model: list[str], caplog: pytest.LogC
     main([*search, "--index", "index", "--output", "again/"])
     assert Path("again/nq-dev.trec").read_bytes() == Path("chosen/nq-dev.trec").read_bytes()
     module_of("index").main(["--vectors", "vectors", "--output", "flat"])
-    with pytest.raises(InputError, match=r"--recall 0\.99: flat is no HNSW or IVF index, but one that looks at all"):
+    with pytest.raises(
+        InputError, match=r"--recall 0\.99: flat is not an HNSW or IVF index, so it always searches all"
+    ):
         main([*search, "--index", "flat", "--recall", ".99"])
 
 
@@ -383,7 +391,7 @@ def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCapture
         folder / "c", [passage(f"{n}#0", "the same text") for n in range(9)], {"nq-dev": [query("q1", "same", ["1#0"])]}
     )
     main(["--topics", "nq-dev", "--collection", "c", *model])
-    assert "100.0 % of neighbouring scores are equal; ties are ordered by docid, descending" in caplog.text
+    assert "100.0 % of the hits score the same as the hit above them; ties are ordered by docid" in caplog.text
     assert read_trec(Path("runs/c/nq-dev.tiny-bert.trec")).rankings["q1"].docids == [
         f"{n}#0" for n in reversed(range(9))
     ]
