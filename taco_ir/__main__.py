@@ -52,7 +52,7 @@ def _help() -> None:
 
 
 def main() -> NoReturn:
-    """Run the verb that the command line names with the arguments that follow."""
+    """Run the verb that the command line names, with the arguments after it."""
     run_verb(_run)
 
 

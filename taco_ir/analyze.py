@@ -105,7 +105,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def dose_tables(analysis: Analysis) -> list[Table]:
-    """A table of each episode's dose, averaged over the logged steps; no table if no episode logged a dose."""
+    """Tables of the weighting's dose in each episode that logged it, averaged over the logged steps."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         for episode, logged in model.dose.items():

@@ -343,14 +343,14 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
 
 
 def limit_engine_flags(parser: Parser) -> None:
-    """Refuse flags of workers where this process does all, and Ray's with other engines."""
+    """Refuse worker flags if this process does all the work, and Ray's flags with other engines."""
     parser.only(("--workers",), lambda options: options.engine != HERE, "--engine processes or ray")
     parser.only(RAY_FLAGS, lambda options: options.engine == RAY, "--engine ray")
     parser.only(("--worker-gpus",), lambda options: options.device.startswith("cuda"), "--device cuda")
 
 
 def engine_choice(options: argparse.Namespace) -> Engine:
-    """The engine that --engine and its flags describe. Raises: InputError for one that cannot be had."""
+    """The engine that --engine and its flags describe. Raises: InputError for one that is not available."""
     if options.engine == RAY:
         gpus = (options.worker_gpus or 1.0) if options.device.startswith("cuda") else 0.0
         return Ray(options.workers, options.worker_cpus, gpus, options.address)
@@ -388,9 +388,7 @@ def asks_single(options: argparse.Namespace) -> bool:
 
 
 def require_queries(options: argparse.Namespace, parser: Parser) -> None:
-    """Raise InputError unless exactly one of --topics, --query, --interactive and --serve is given, or for an empty
-    query.
-    """
+    """Raise InputError unless one of --topics, --query, --interactive and --serve is given, or for an empty query."""
     given = [bool(options.topics), options.query is not None, _asks_lines(options)]
     if sum(given) + (getattr(options, "serve", None) is not None) != 1:
         others = ", --interactive or --serve" if hasattr(options, "serve") else ""
@@ -400,9 +398,7 @@ def require_queries(options: argparse.Namespace, parser: Parser) -> None:
 
 
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a verb's `main`. For a user's mistake, a full disk or Ctrl-C, print one line to stderr and exit with code
-    2.
-    """
+    """Run a verb's `main`. After a user's mistake, a full disk or Ctrl-C, print one line and exit with code 2."""
     OURS.set()
     end_with_parent()
     share_processors()

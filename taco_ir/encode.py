@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     output = Path(options.output)
     if options.verify:
-        print(f"{output}: {VectorSet(output).verify()} blocks are whole")
+        print(f"{output}: the hashes of all files match; blocks of vectors: {VectorSet(output).verify():,}")
         return
     if _is_shared(options):
         encode_shards(

@@ -71,9 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Path | None) -> list[Topics]:
-    """The topics to score on, with their own gold or that of a qrels file; without a collection, the queries of the
-    file.
-    """
+    """The topics to score on, with their own gold or a qrels file's; without a collection, the queries of that file."""
     if collection is None:
         if qrels is None:
             raise InputError("give --topics of a collection, --qrels FILE, or both")

@@ -1,6 +1,4 @@
-"""`python -m taco_ir.export`: export a model, its encoded queries or encoded passages, for Pyserini's own commands,
-other libraries and vector stores.
-"""
+"""`python -m taco_ir.export`: export a model and its vectors, for Pyserini, other libraries and vector stores."""
 
 from __future__ import annotations
 

@@ -52,12 +52,14 @@ def main(argv: Sequence[str]) -> None:
     output = Path(options.output)
     if options.verify:
         DenseIndex(output).verify(output)
-        print(f"{output}: its files are whole")
+        print(f"{output}: the hashes of all files match")
         return
     if options.vectors is None:
         raise InputError("--vectors FOLDER is needed to build an index")
     if options.recall and not re.search("HNSW|IVF", options.factory):
-        raise InputError(f"--recall goes with a --factory of HNSW or IVF; {options.factory!r} looks at all vectors")
+        raise InputError(
+            f"--recall needs a --factory with HNSW or IVF; {options.factory!r} always searches all vectors"
+        )
     vectors = VectorSet(Path(options.vectors))
     recipe = vectors.recipe
 

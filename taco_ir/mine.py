@@ -80,9 +80,7 @@ def parser() -> Parser:
 
 
 def read_window(text: str) -> tuple[int, int]:
-    """argparse type for A:B, the number of hits to skip and the last rank to use. Raises:
-    argparse.ArgumentTypeError.
-    """
+    """argparse type for A:B, hits to skip and the last rank to use. Raises: argparse.ArgumentTypeError."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ArgumentTypeError(f"{text!r} is not a window; give two whole numbers, as in 0:50")

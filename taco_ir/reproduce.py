@@ -74,9 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def job_row(runner: Runner, job: Job) -> list[Cell]:
-    """A table row for a job: state, minutes so far, and best macro page R-precision on its training's held-out
-    queries.
-    """
+    """A table row for a job: state, minutes so far, and best macro page R-precision on held-out train queries."""
     try:
         folder = runner.folder(job)
     except InputError:  # its folder's name depends on its models

@@ -23,8 +23,7 @@ from taco_ir.training.settings import AdapterSettings, EncoderSettings
 
 
 def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Path | None = None) -> DualEncoder:
-    """Build the model to train: the settings' model, or a checkpoint made from it, with adapters for the queries of
-    `tasks`.
+    """Build the model to train: the settings' model, or a checkpoint of it, with adapters for queries of `tasks`.
 
     The configuration for passages is kept, so passage vectors are those in the index.
 
@@ -36,7 +35,7 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
     backbone = folder.backbone()
     adapters = settings.adapters
     if checkpoint is None and base.record is not None:
-        adapters = _as_before(settings, base.record, tasks)
+        adapters = _as_before(settings, base, base.record, tasks)
     if backbone.is_untied:
         raise InputError(
             f"--model {base}: it has separate encoders for queries and passages, and an adapter needs a single "
@@ -72,23 +71,22 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
     return model
 
 
-def _as_before(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterSettings:
+def _as_before(
+    settings: AdaptSettings, folder: ModelFolder, record: AdapterRecord, tasks: Sequence[str]
+) -> AdapterSettings:
     """Settings of adapters like those that the model has. Raises: InputError where it can have no more of the kind."""
-    what = f"--model {settings.model}: it has adapters of its own"
+    what, instead = f"--model {settings.model}: it has adapters of its own", folder.advice
     if record.roles != "task-frozen" or settings.share == ONE:
         raise InputError(
-            f"{what} (roles {record.roles}); more can be added only to adapters of roles task-frozen, by share "
-            f"task or group; give its base model {record.base} instead"
+            f"{what} (roles {record.roles}); only adapters with roles task-frozen can be extended, by share task "
+            f"or group; {instead}"
         )
     if settings.method != record.method or settings.width not in (0, record.width) or settings.budget:
         raise InputError(
-            f"{what}: method {record.method}, width {record.width}; give the same method and width, or its base "
-            f"model {record.base}"
+            f"{what}: method {record.method}, width {record.width}; give the same method and width, or {instead}"
         )
     if known := [task for task in tasks if settings.group_of.get(task, task) in record.tasks]:
-        raise InputError(
-            f"{what}, and {known[0]!r} has one already; choose other tasks, or give its base model {record.base}"
-        )
+        raise InputError(f"{what}, and {known[0]!r} has one already; choose other tasks, or {instead}")
     return replace(settings.adapters, tune_width=record.width)
 
 
@@ -118,7 +116,7 @@ def _in_own_words(text: str) -> str:
 
 
 def without_adapters(model: DualEncoder) -> TextEncoder:
-    """The encoder without the new adapters, as it was before the adaptation, sharing its weights in memory."""
+    """The encoder as it was before the adaptation, without new adapters; its weights are not copied."""
     encoder = model.as_text_encoder()
     assert encoder.record is not None
     encoder.record = replace(encoder.record, tasks=(), lent={ANY_TASK: BARE})

@@ -1,5 +1,4 @@
-"""Measures how much a task weighting could gain at most: the scores of one adapter per task minus those of a shared
-one.
+"""Measures how much a task weighting could gain at most: how much better one adapter per task is than a shared one.
 
 Both are trained with the same settings, without weighting and with adapters of the same width, so T separate adapters
 have T times the parameters of the shared one. A weighting tries to close this gap; if separate adapters are no better,
@@ -23,10 +22,10 @@ SHARED, OF_TASKS = "one adapter for all", "one for each task"
 
 
 def adaptation_headroom(settings: AdaptSettings, overwrite: bool = False) -> list[Headroom]:
-    """Train one shared adapter and one for each task, and return the difference on the report queries of each task and
-    in the macro average.
+    """Train one shared adapter and one for each task; returns how much better the separate ones score.
 
-    The output folder holds two adaptations; those already finished there are reused.
+    The scores are those of the reported queries, on each task and in the macro average. The output folder holds two
+    adaptations; those already finished there are reused.
 
     Raises:
         InputError: for settings that the comparison itself sets, for no held-out queries, or as in `adapt`.

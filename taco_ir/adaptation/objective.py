@@ -20,16 +20,14 @@ FLOAT = 4  # bytes
 
 
 class Draw(NamedTuple):
-    """Identifies batch `number` of a task by the rows of its examples."""
+    """Batch `number` of a task: the rows of its examples."""
 
     number: int
     rows: list[int]
 
 
 class Sampling(NamedTuple):
-    """How a sampled softmax represents the index: the number of hits for each query, and of random passages for a
-    batch.
-    """
+    """The sizes of a sampled softmax: how many hits of each query and how many random passages it includes."""
 
     hits: int
     random: int

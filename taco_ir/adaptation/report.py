@@ -145,9 +145,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def report_table(report: Report) -> Table:
-    """A table of scores before and after, by task. `+` and `-` mark differences that are significant after Holm's
-    correction.
-    """
+    """A table of scores before and after, by task. `+` and `-` mark significant differences (Holm's correction)."""
     header = ["task", "queries", "before", "adapter", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
     rows: list[list[Cell]] = []
     for each in (*report.tasks, *([report.macro] if report.macro else [])):
@@ -161,7 +159,7 @@ def report_table(report: Report) -> Table:
 
 
 def summary(report: Report) -> list[str]:
-    """Sentences with what the table does not show."""
+    """Sentences on results that the table does not show."""
     lines = list(report.notes)
     if worse := [f"{each.task} ({each.difference:+.3f})" for each in report.tasks if each.difference < 0]:
         lines.append(f"with the adapter these got worse: {', '.join(worse)}")

@@ -219,7 +219,7 @@ class Adaptation:
         more += step.dose.extra_bytes
         every, sampled = len(self.index), len(self.index) > self.settings.softmax_passages
         against = f"{self.settings.hits} hits and {self.settings.random:,} random ones of" if sampled else "all"
-        validated = f"validated every {plan.validate_every:,}" if self.settings.measures else "never validated"
+        validated = plan.when_validated if self.settings.measures else "never validated"
         self._say(
             render(Table("", header, rows), "table")
             + describe_adapters(model)

@@ -1,4 +1,4 @@
-"""The settings of an adaptation, with the same flat names as flags, in TOML files and in the saved record.
+"""The settings of an adaptation; a setting has one name as a flag, in a TOML file and in the saved record.
 
 Settings that a training has too mean the same here, and are checked by the same code.
 """
@@ -45,7 +45,7 @@ BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
 
 
 def same(key: str, **changes: Any) -> Any:
-    """A field with the definition of the training setting `key`; `changes` replace its default, help or rules."""
+    """Define a setting like the training setting `key`; `changes` replace its default, help or rules."""
     entry = KEYS[key]
     rules = {name: rule for name, rule in {**entry.metadata, **changes}.items() if rule is not None}
     if "default" not in rules:
@@ -185,7 +185,7 @@ class AdaptSettings(Settings):
 
     @property
     def idle(self) -> dict[str, str]:
-        """Settings that have no effect given the others, each with a description of when it has one."""
+        """Settings that have no effect beside the others, each with a description of when it has one."""
         limits = {entry.name: entry.metadata["only"] for entry in fields(self) if "only" in entry.metadata}
         return {key: only.goes_with for key, only in limits.items() if not only.acts(self)}
 

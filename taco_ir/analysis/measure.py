@@ -37,11 +37,11 @@ SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 def measure(
     objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0
 ) -> Measurement:
-    """Measure for each parameter the entropy of q, the softmax over tasks of S / tau, where S is the mean over batches
-    of |g theta| / median.
+    """Measure how evenly the tasks share each parameter, as the entropy of the softmax over tasks of S / tau.
 
-    A batch whose gradient is zero counts for |g theta|, but not for S. Memory: nine numbers for each parameter besides
-    its gradient. This does not grow with the number of tasks, since the softmax over tasks is kept as running sums.
+    S is the mean over batches of |g theta| / median. A batch whose gradient is zero counts for |g theta|, but not for
+    S. Memory: nine numbers for each parameter besides its gradient. This does not grow with the number of tasks, since
+    the softmax over tasks is kept as running sums.
 
     Args:
         batches: how many batches of each task to use: those of steps 0 to `batches` - 1.
@@ -60,9 +60,7 @@ def measure(
 
 
 def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
-    """Reassign batches to tasks at random, keeping each task's number of batches, so that tasks differ only by
-    chance.
-    """
+    """Reassign batches to tasks at random, as many to each as before, so that tasks differ only by chance."""
     every = [batch for batches in own for batch in batches]
     order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
     return [[every[next(order)] for _ in batches] for batches in own]

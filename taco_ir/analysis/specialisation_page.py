@@ -82,9 +82,7 @@ def _bars(analysis: Analysis) -> Iterator[Bar]:
 
 
 class HeatRow(NamedTuple):
-    """A row of the heat map, which is a layer: the share of its parameters specific to each task, and its colour step
-    (0 to 10).
-    """
+    """A layer's row of the heat map: the share of parameters specific to each task, and its colour step (0 to 10)."""
 
     layer: str
     shares: Sequence[float]

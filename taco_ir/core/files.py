@@ -132,7 +132,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def appending(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file, which later processes can continue, at its end. After an error an empty one is removed.
+    """Open a partial file to append to it; a later process can continue it. After an error an empty one is removed.
 
     Raises:
         InputError: when another process is writing it.

@@ -1,6 +1,4 @@
-"""Reads and writes runs in TREC, MS MARCO and KILT formats, turns passages into pages, and checks runs against
-topics.
-"""
+"""Reads and writes runs in TREC, MS MARCO and KILT formats, and turns runs of passages into runs of pages."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ MSMARCO = Layout("an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _are_r
 
 
 def read_run(path: Path) -> Run:
-    """Read a run in KILT's, MS MARCO's or TREC's format, which the first line tells.
+    """Read a run in KILT's, MS MARCO's or TREC's format, recognised by its first line.
 
     A JSON object is KILT, three columns are MS MARCO, anything else is TREC.
     """

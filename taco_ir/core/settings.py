@@ -102,7 +102,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 class Only(NamedTuple):
-    """Tells when a setting has an effect: as a description, and as a test of all settings."""
+    """When a setting has an effect: in words, and as a test of all settings."""
 
     goes_with: str
     acts: Callable[[Any], bool]

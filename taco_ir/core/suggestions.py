@@ -22,9 +22,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that other toolkits call `word`, or that is spelled similarly or begins with it; dashes do not
-    matter.
-    """
+    """The known word that other toolkits call `word`, or that is spelled similarly or begins with it, up to dashes."""
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
     swapped = [each for each in plain if sorted(each) == sorted(asked)]  # letters

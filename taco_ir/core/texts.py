@@ -35,9 +35,7 @@ def normalised(text: str) -> str:
 
 
 def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
-    """Normalised answers that are worth searching in texts: no verdicts (yes, SUPPORTS, ...), none shorter than
-    SHORTEST_ANSWER.
-    """
+    """Normalised answers worth searching in texts: no verdicts (yes, SUPPORTS), none below SHORTEST_ANSWER letters."""
     texts = dict.fromkeys(map(normalised, answers))
     return tuple(
         text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
@@ -45,9 +43,7 @@ def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("*", "*")) -> str:
-    """About `width` characters of `text` around most of the query's words, with each of these words put between
-    `marks`.
-    """
+    """About `width` characters of `text` around most of the query's words, with these words put between `marks`."""
     wanted = {word for word in WORD.findall(query.lower()) if len(word) >= SHORTEST_MARKED and word not in STOPWORDS}
     text = " ".join(text.split())
     found = [match for match in WORD.finditer(text) if match.group().lower() in wanted]

@@ -95,10 +95,11 @@ class Encoder(Protocol):
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors: ...
 
 
-def refuse_text(given: object, what: str) -> None:
-    """Raise InputError for a single text instead of a sequence of texts, which would be read letter by letter."""
+def refuse_text(given: object, what: str, example: str = "[{}]") -> None:
+    """Raise InputError for a single text instead of a sequence, which would be read letter by letter."""
     if isinstance(given, str | bytes):
-        raise InputError(f"{given[:200]!r} is a single text; give a list of {what}, such as [{given[:40]!r}]")
+        such = example.format(repr(given[:40]))
+        raise InputError(f"{given[:200]!r} is a single text; give a list of {what}, such as {such}")
 
 
 class Names(Sequence[str]):
@@ -205,9 +206,7 @@ class Run(NamedTuple):
     answers: Mapping[str, str] = {}
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame with a row for each hit: query, rank, docid, score. Raises: InputError if pandas is not
-        installed.
-        """
+        """A DataFrame with a row for each hit: query, rank, docid, score. Raises: InputError without pandas."""
         found = self.rankings.items()
         return to_frame(
             {

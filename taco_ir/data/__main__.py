@@ -135,7 +135,7 @@ def subset_parser() -> Parser:
         ("--collection", "--topics", "--seed"),
         "python -m taco_ir.data subset --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )
-    most = "use at most this many queries of each topics, sampled with the seed [default: all]"
+    most = "use at most this many queries of each query set, sampled with the seed [default: all]"
     parser.flag("--max-queries", most, type=positive, metavar="N")
     parser.flag(
         "--distractors", "how many passages to sample that are not gold", type=positive, required=True, metavar="N"

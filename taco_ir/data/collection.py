@@ -207,9 +207,7 @@ class Collection:
         return judge_by(topics, qrels, str(path))
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Read topics by name or from a file, without reading the passages; `only` has the ids to keep. Raises:
-        InputError.
-        """
+        """Read topics by name or from a file, without the passages; `only` has the ids to keep. Raises: InputError."""
         if is_topics_file(name):
             return read_topics_file(Path(name), only)
         topics = resolve_topics(name, self._topic_paths)

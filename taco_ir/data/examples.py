@@ -100,7 +100,7 @@ def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> l
 
 
 def read_outline(collection: Collection, name: TopicsName) -> Outline:
-    """Digests of those queries of some topics that have a positive in the collection."""
+    """Digests of the topics' queries that have a positive passage in the collection."""
     return make_outline(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
 
 

@@ -115,8 +115,8 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
     kept = [text for text, own in enumerate(pages) if text not in out and not own & seen]
     if not out or not any(pages[text] for text in kept):
         raise InputError(
-            f"{task}: its {judged:,} train queries with gold share {len(names):,} pages; these are too few to hold "
-            f"out {share:.0%} of the queries with pages that no other query uses"
+            f"{task}: its {judged:,} train queries with gold share {len(names):,} pages, too few to hold out "
+            f"{share:.0%} of the queries with pages of their own"
         )
     train, dev = (
         [queries[row] for row in sorted(row for text in subset for row in texts[text])] for subset in (kept, out)

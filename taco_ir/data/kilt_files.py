@@ -126,9 +126,7 @@ def get_topics(
 def get_knowledge_source(
     file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
-    """Get KILT's Wikipedia (37 GB) into the place where ir_datasets looks for it, if it is missing. Raises:
-    InputError.
-    """
+    """Get KILT's Wikipedia (37 GB), if missing, and put it where ir_datasets looks for it. Raises: InputError."""
     path = knowledge_source()
     if file is None and _is_there(path, SOURCE_SIZE):
         return path

@@ -1,4 +1,4 @@
-"""Registers KILT's tasks with ir_datasets, such as `kilt/nq/dev`, on KILT's pages; also has handlers for other topics.
+"""Registers KILT's tasks with ir_datasets, such as `kilt/nq/dev`, with KILT's pages as documents.
 
 Importing this module registers nothing and does not import ir_datasets. Nothing is downloaded by reading: topics that
 are not there raise an InputError that names the command for them.

@@ -129,9 +129,7 @@ class PassageStore:
         return {passage.docid: passage for passage in self.at(np.unique(self._known_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
-        """Read the passages in ascending `rows`; other lines are not parsed and, in a plain file, mostly not even
-        read.
-        """
+        """Read the passages in ascending `rows`; other lines are not parsed and, in a plain file, mostly not read."""
         offsets = None if self._packed else self._load_array("offsets")
         place = 0
         with self._open() as source:
@@ -146,7 +144,7 @@ class PassageStore:
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each docid, or -1 if unknown. Docids are compared by 64-bit hashes, so an unknown one matches with
-        odds count / 2^64.
+        probability count / 2^64.
         """
         digests, order = self._load_array("digests"), self._load_array("order")
         wanted = _digests(docids)
@@ -195,7 +193,7 @@ class PassageStore:
         return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
 
     def page_of_known(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Like `page_of`, but faster: for docids that were looked up before; may contain other docids too."""
+        """Like `page_of`, but faster, for docids that were looked up before; the result may have other docids too."""
         return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property

@@ -66,7 +66,7 @@ def make_subset(
     Args:
         topics: names of topics of the collection, such as `nq-dev`.
         report: called with the number of passages written, and of all passages to write.
-        max_queries: maximum number of queries of each topics, sampled with the seed; 0: all.
+        max_queries: maximum number of queries of each query set, sampled with the seed; 0: all.
 
     Raises:
         InputError: for an output with other content, topics without evidence in the collection, or more distractors
@@ -108,7 +108,7 @@ def make_subset(
 
 
 def sample_queries(topics: Topics, most: int, seed: int) -> Topics:
-    """The topics with `most` of their queries, in order; all where these are fewer, or `most` is 0."""
+    """Sample at most `most` of the topics' queries (0: all), keeping their order."""
     if not 0 < most < len(topics.queries):
         return topics
     rows = np.sort(generator(seed, "queries", topics.name).permutation(len(topics.queries))[:most])

@@ -34,7 +34,7 @@ class Progress(NamedTuple):
 
 
 class State(NamedTuple):
-    """The content of the file beside an unfinished target: what is being built, and how far it is."""
+    """The saved state of an unfinished build: what is being built, and how far it is."""
 
     recipe: dict[str, Any]
     done: Progress

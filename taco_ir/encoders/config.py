@@ -139,15 +139,11 @@ class EncoderConfig(Settings):
 
     @property
     def described(self) -> dict[str, Any]:
-        """The values that go into fingerprints; newer settings are left out at their default, so old fingerprints stay
-        valid.
-        """
+        """The values that go into fingerprints; newer settings only if changed, so that old fingerprints stay valid."""
         return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """A copy in which more tasks borrow prompts. Raises: InputError for a lender without one, or a task that has
-        one.
-        """
+        """A copy in which more tasks borrow prompts. Raises: InputError if a lender has none, or a task has one."""
         for task, lender in lenders.items():
             if task in self.prompts:
                 raise InputError(f"task {task!r} cannot borrow the prompt of {lender!r}: it has its own; leave it out")

@@ -47,7 +47,7 @@ class Routes(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Keys read from sentence_bert_config.json: tokens at which any text, a query and a passage are cut."""
+    """Keys read from sentence_bert_config.json: the maximum number of tokens of any text, a query and a passage."""
 
     max_seq_length: Annotated[int, 1] | None = None
     query_length: Annotated[int, 1] | None = None

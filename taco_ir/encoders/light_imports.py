@@ -34,7 +34,7 @@ IMPORTS, MODELS = "transformers.utils.import_utils", "models"
 
 
 def prefer_light_imports() -> None:
-    """Let `lightly` omit what encoding does not need; for verbs, which have a whole process."""
+    """Let `lightly` leave out what encoding does not need; only for verbs, since it affects the whole process."""
     if OURS.is_set():
         LIGHT.set()
 

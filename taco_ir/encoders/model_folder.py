@@ -27,7 +27,7 @@ from taco_ir.encoders.foreign_modules import (
     transformer_folder,
 )
 from taco_ir.encoders.head import HEAD_FILE, dense_tensors
-from taco_ir.encoders.names import conversion_of, locate
+from taco_ir.encoders.names import conversion_of, locate, name_of
 from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, read_safetensors
 
 if TYPE_CHECKING:
@@ -191,6 +191,13 @@ class ModelFolder:
         inside = self.path / record.base
         return str(inside.resolve()) if inside.is_dir() else record.base
 
+    @property
+    def advice(self) -> str:
+        """For an error message about adapters: which whole model to give instead."""
+        record = read_record(self.path)
+        merged = ", or merge the two by export --what huggingface" * record.mergeable
+        return f"give its base model, {name_of(self.base_name)}{merged}"
+
     def backbone(self, given: str | None = None) -> ModelFolder:
         """For adapters, the folder of their backbone; for other models, this folder.
 
@@ -226,16 +233,14 @@ class ModelFolder:
 
     @property
     def is_dpr(self) -> bool:
-        """Whether the model is one of transformers' DPR classes: a BERT with prefixed tensors, pooled by its first
+        """Whether the model is one of transformers' DPR classes: a BERT with prefixed tensors, pooled by the first
         token.
         """
         return self.model_config.model_type == "dpr"
 
     @property
     def encoder_class(self) -> str:
-        """The transformers class that loads the encoder. Raises: InputError for DPR's reader, which is not an
-        encoder.
-        """
+        """The transformers class that loads the encoder. Raises: InputError for DPR's reader, which is none."""
         config = self.model_config
         if not self.is_dpr:
             return T5_ENCODERS.get(config.model_type, "AutoModel")
@@ -367,10 +372,9 @@ class ModelFolder:
     def require_weights(self) -> None:
         """Raise InputError unless the folder holds a whole model: weights and configuration, not only adapters."""
         if (record := self.record) is not None:
-            merged = ", or what export --what huggingface makes of both" * record.mergeable
             raise InputError(
                 f"--model {self}: it holds only adapters (method {record.method}), but a whole model is needed; "
-                f"give the backbone, {self.base_name}{merged}"
+                f"{self.advice}"
             )
         config = self.files / "config.json"
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None

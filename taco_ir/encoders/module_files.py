@@ -22,7 +22,7 @@ MODULES = "sentence_transformers.models"  # names that every version reads
 
 
 def split_template(config: EncoderConfig) -> tuple[str, str] | None:
-    """The prompt before a passage, and what stands between its title and its text; None for any other template."""
+    """The texts before a passage's title, and between title and text; None for a template of another form."""
     literals, names = [""], []
     for literal, name, _, _ in Formatter().parse(config.passage_template):
         literals[-1] += literal
@@ -34,15 +34,15 @@ def split_template(config: EncoderConfig) -> tuple[str, str] | None:
 
 
 def named_prompts(config: EncoderConfig, of_passages: str) -> dict[str, str]:
-    """Prompts by the names that `encode` takes: a task's, `query` for all other queries, and `document`."""
+    """Prompts by the names that sentence-transformers uses: each task's, `query` for other queries, and `document`."""
     queries = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     return queries | {"document": of_passages}
 
 
 def write_description(folder: Path, config: EncoderConfig, width: int) -> None:
-    """Save a checkpoint's configuration, for us and, where its modules can say it all, for sentence-transformers.
+    """Save a checkpoint's configuration, and if possible also in the form that sentence-transformers reads.
 
-    Its modules have no marks of roles, no pooling by a decoder or a pooler, and keep linear layers in other files.
+    That form has no role marks and no pooling by a decoder or pooler, and keeps linear layers in other files.
 
     Args:
         width: numbers that the backbone has for a token.
@@ -60,11 +60,11 @@ def write_modules(
     prompts: Mapping[str, str],
     dense: Sequence[tuple[dict[str, Any], dict[str, Tensor]]] = (),
 ) -> None:
-    """Write modules.json and the files that it names: pooling, lengths, prompts, the similarity of two vectors.
+    """Write modules.json and the files that it names: pooling, lengths, prompts, and how vectors are compared.
 
     Args:
         width: numbers that the backbone has for a token.
-        dense: configuration and tensors of each linear layer behind the pooling.
+        dense: configuration and tensors of each linear layer after pooling.
     """
     lengths: dict[str, Any] = {
         "max_seq_length": max(config.query_length, config.passage_length),

@@ -47,6 +47,11 @@ def locate(model: str | None) -> Path:
         ) from error
 
 
+def name_of(model: str) -> str:
+    """A model's name for messages: `taco-mini-backbone` for the folder of that backbone, otherwise `model` itself."""
+    return SHIPPED_BACKBONE if Path(model) == FOLDER / BACKBONE else model
+
+
 def _model_in(folder: Path) -> Path:
     """The folder, or the model in it where it is a training's. Raises: InputError where that has none yet."""
     if any(folder.glob("*.safetensors")):
@@ -141,7 +146,7 @@ def shipped_folder() -> Path:
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2. Raises: InputError if its package is missing, or its weights are not the official
+    """The folder of all-MiniLM-L6-v2. Raises: InputError without its package, or if its weights are not the official
     ones.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)

@@ -91,9 +91,7 @@ def read(
 def pool(
     output: Any, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """Vectors [B, D] from transformers' output; padding may be on either side, except for pooling `first` and
-    `decoder`.
-    """
+    """Vectors [B, D] from transformers' output; padding on any side, except for pooling `first` and `decoder`."""
     import torch
 
     states_BLD = output.last_hidden_state

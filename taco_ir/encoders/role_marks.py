@@ -83,8 +83,8 @@ class RoleMarks:
         afterwards.
 
         Args:
-            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have adapters. With token
-                types, of which there are two, a reader's question has a query's role and its passage a passage's.
+            role_BL: the role of each token, or [B, 1] of each text; with role adapters, all are the same. With token
+                types, of which there are two, a reader's question counts as a query, and its passage as a passage.
         """
         if self._kind == "token_type":
             return {"token_type_ids": role_BL.to(ids_BL.device).expand(ids_BL.shape)}
@@ -106,7 +106,7 @@ class RoleMarks:
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """New parameters of marks; None: nothing to learn. Raises: InputError for a backbone without known hook points."""
+    """New parameters for role marks, or None. Raises: InputError for a backbone without known hook points."""
     import torch
 
     if kind == "embedding":
@@ -131,7 +131,7 @@ def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
 
 
 def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
-    """The parameters of a checkpoint's marks. Raises: InputError where their file is missing or does not fit."""
+    """Load the parameters of a checkpoint's role marks. Raises: InputError for a missing or unsuitable file."""
     import torch
 
     learned = new_learned(kind, backbone)

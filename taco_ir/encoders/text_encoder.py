@@ -1,4 +1,4 @@
-"""The encoder of texts as vectors, for BERT-type and T5 backbones, from our checkpoints or anyone's."""
+"""Encodes texts as vectors, with BERT-type and T5 backbones, from our checkpoints or anyone's."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
 
 
 class Tower:
-    """A backbone with its tokenizer, pooling, head and marks of roles.
+    """A backbone with its tokenizer, pooling, head and role marks.
 
     Attributes:
-        config: for pooling and marks; prompts, lengths and template are those of the encoder.
+        config: decides on pooling and role marks; prompts, lengths and template are those of the encoder.
         weights: hash of all files that its vectors depend on.
         dim: D, the width of its vectors.
     """
@@ -83,13 +83,13 @@ class Tower:
 
 
 class TextEncoder:
-    """One or two towers with the configuration that makes them an encoder, and adapters on a frozen backbone, if any.
+    """Encodes queries and passages, with one tower for both or one for each, and adapters if the model has any.
 
     Attributes:
         config: prompts, lengths and template; also pooling, if the towers do not differ in it.
-        folder: of its files.
-        towers: those of queries and of passages, one object twice where they are tied.
-        adapters, record: the adapters on the backbone, and which of them reads which texts; None: no adapters.
+        folder: the model's folder.
+        towers: the tower of each role; the same object twice if queries and passages share weights.
+        adapters, record: the adapters on the backbone, and which texts each of them is for; None: no adapters.
         dim: D, the width of its vectors.
         truncated: number of queries cut so far.
     """
@@ -131,12 +131,12 @@ class TextEncoder:
 
     @property
     def passage_fingerprint(self) -> str:
-        """Hash of all that passage vectors depend on, so without the adapters of queries; an index remembers it."""
+        """Hash of all that passage vectors depend on, so without adapters for queries; an index records it."""
         return self._hash_passages(self.towers[Role.PASSAGE].precision)
 
     @property
     def int8_fingerprint(self) -> str:
-        """That of the same encoder in 8-bit arithmetic, whose passages these queries find as well, or nearly so."""
+        """The `passage_fingerprint` of this encoder in int8, whose passage vectors serve its queries nearly as well."""
         return self._hash_passages("int8")
 
     def _hash_passages(self, precision: Precision) -> str:
@@ -147,10 +147,10 @@ class TextEncoder:
         return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, precision, *marks])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        """Encode queries of one task with its prompt: float32 [B, D]. Queries that are cut count in `truncated`.
+        """Encode queries of one task with its prompt: float32 [B, D]. `truncated` counts queries that are cut.
 
         Args:
-            task: a name or an alias; None for queries of no task, which are encoded as those of all others (`*`).
+            task: a name or an alias; None for queries without a task, which are encoded as for all other tasks (`*`).
 
         Raises:
             InputError: for an unknown name, a task for which the model lacks a prompt or an adapter, or a single text.
@@ -180,14 +180,12 @@ class TextEncoder:
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks with a prompt, a length or an adapter of their own; empty where the model treats all queries alike."""
+        """Tasks with a prompt, a length or an adapter of their own; empty if the model treats all queries alike."""
         adapted = {*self.record.tasks, *self.record.lent} if self.record is not None else set()
         return self.config.tasks | adapted - {ANY_TASK}
 
     def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
-        """The canonical name of a task known to the model, KILT or a collection (`known`). Raises: InputError for
-        another.
-        """
+        """The canonical name of a task of the model, KILT or a collection (`known`). Raises: InputError for others."""
         if not task or not self.tasks:
             return task
         try:
@@ -197,7 +195,7 @@ class TextEncoder:
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages with the template: float32 [N, D]. Raises: InputError for a single text."""
-        refuse_text(passages, "passages")
+        refuse_text(passages, "passages", "[taco_ir.Passage(docid, page, title, {})]")
         texts = [self.config.passage_text(passage) for passage in passages]
         adapter = self.record.passage_adapter if self.record is not None else None
         return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
@@ -295,9 +293,7 @@ def load_encoder(
     folder = ModelFolder.find(None if model is None else str(model))
     if (record := folder.record) is not None:
         if precision == "int8":
-            raise InputError(
-                f"--precision int8: {folder} holds adapters, which must stay in float32; merge them by taco_ir.export"
-            )
+            raise InputError(f"--precision int8: {folder} has adapters, which work only in float32; {folder.advice}")
         from taco_ir.encoders.adapters.adapter_set import load_adapters
 
         below = folder.backbone(base)
@@ -310,7 +306,7 @@ def load_encoder(
     if folder.is_peft:
         folder = replace(folder, base=base)
     elif base is not None:
-        raise InputError(f"--base {base}: --model --model {folder} is a whole model; --base is only for adapters")
+        raise InputError(f"--base {base}: --model {folder} is a whole model; --base is only for adapters")
     options = (pooling, normalize, (prompt, passage_prompt), precision, device)
     loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}
     dims = [tower.dim for tower in loaded.values()]
@@ -335,7 +331,7 @@ def _load_tower(
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:
-        raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which must stay in float32")
+        raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which work only in float32")
     backbone, tokenizer, head = load_backbone(folder, config)
     roles = load_learned(config.roles, folder.path, backbone)
     return Tower(backbone, tokenizer, config.with_prompt(*prompts), weights, precision, device, head, roles)

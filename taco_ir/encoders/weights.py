@@ -107,7 +107,7 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         matrix = numbers is not None and numbers.dtype == torch.int8 and numbers.ndim == 2
         if numbers is None or scales is None or not matrix or scales.shape != numbers.shape[:1]:
             raise InputError(
-                f"{path}: {name} needs {name}{NUMBERS}, int8 of two dimensions, and {name}{SCALES}, one for each row"
+                f"{path}: {name} needs {name}{NUMBERS}, an int8 matrix, and {name}{SCALES}, with a scale for each row"
             )
         weights[name] = numbers.float() * scales.float()[:, None]
     return weights

@@ -39,10 +39,11 @@ def accuracy(answer: str, gold: str) -> float:
 
 
 def rouge_l(answer: str, gold: str) -> float:
-    """ROUGE-L's F as in version 1.0 of the package `rouge`: over sentences (between full stops), with sets of words.
+    """The F-score of ROUGE-L, computed as in version 1.0 of the package `rouge`: by sentence, with sets of words.
 
-    Shared words are those in a longest common subsequence of a sentence of one text and a sentence of the other (Lin,
-    2004, section 3.2); each word counts once. The result is 0 if either text has only full stops.
+    Sentences end at full stops. Shared words are those in a longest common subsequence of a sentence of one text and a
+    sentence of the other (Lin, 2004, section 3.2); each word counts once. The result is 0 if either text has only full
+    stops.
     """
     ours, theirs = _sentences(answer), _sentences(gold)
     if not ours or not theirs:
@@ -59,9 +60,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several, the one that the `rouge` package finds, which goes back in `b` on
-    ties.
-    """
+    """A longest common subsequence; of several, the one that the `rouge` package finds (on ties, go back in `b`)."""
     length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a):
         for j, other in enumerate(b):
@@ -94,9 +93,7 @@ OF_QUESTIONS = ("EM", "F1")
 
 
 def select_measures(kind: str) -> tuple[str, ...]:
-    """The measures for a kind of task, followed by their KILT- versions; unknown kinds get those of question
-    answering.
-    """
+    """The measures for a kind of task, then their KILT- versions; unknown kinds get those of question answering."""
     asked = OF_KIND.get(kind, OF_QUESTIONS)
     return (*asked, *(WITH_EVIDENCE + name for name in asked))
 

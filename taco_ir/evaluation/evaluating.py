@@ -68,9 +68,7 @@ class Evaluation:
         return macro_average(self.scores[named], wanted)
 
     def table(self) -> Table:
-        """A table with a row for each topics and system, and macro averages; `*` marks significant differences from the
-        baseline.
-        """
+        """A table with a row for each query set and system, and macro averages; `*` marks significant differences."""
         return build_table(self.collection, self.topics, self.scores, self.measures, self.comparisons)
 
     def query_table(self) -> Table:
@@ -91,7 +89,7 @@ class Evaluation:
         return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
     def to_pandas(self, by_query: bool = False) -> pandas.DataFrame:
-        """`table`, or `query_table`, as a DataFrame. Raises: InputError where pandas is not installed."""
+        """The scores as a DataFrame: `table` or, with `by_query`, `query_table`. Raises: InputError without pandas."""
         return (self.query_table() if by_query else self.table()).to_pandas()
 
 

@@ -1,5 +1,4 @@
-"""Headroom: how much better the best of several systems is than a baseline, and the smallest difference that can be
-detected.
+"""Headroom: how much better the best of several systems is than a baseline, and what difference could be detected.
 
 The smallest difference is (t_.975 + t_.80) SE, which four of five repetitions would find at p < .05: Bloom 1995,
 Minimum Detectable Effects, Evaluation Review 19. Let y be the values of S seeds by Q queries, as differences from the
@@ -64,7 +63,7 @@ class Spread(NamedTuple):
 
 
 def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headroom]:
-    """The headroom on each topic of the baseline that another system has too, then in the macro average.
+    """The headroom on each of the baseline's topics that another system has scores on, then in the macro average.
 
     Seeds that both systems have are paired; without any, all seeds of each are averaged, and `smallest` is based on
     queries only.
@@ -171,7 +170,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def headroom_table(found: Sequence[Headroom], baseline: str, where: str = "") -> Table:
-    """The headroom as a table; `where` goes into the title, and names the queries and the measure."""
+    """The headroom as a table, whose title begins with `where`, such as the queries and the measure."""
     rows: list[list[Cell]] = [
         [each.topics, each.baseline, each.best or None, *each[3:7], each.queries, each.seeds] for each in found
     ]
@@ -197,5 +196,5 @@ def headroom_verdict(found: Sequence[Headroom]) -> str:
 
 
 def headroom_text(found: Sequence[Headroom], baseline: str, form: str) -> str:
-    """The table of a headroom on held-out queries in a format of `tables`, with the verdict below it."""
+    """The headroom on held-out queries as a table in one of the formats of `tables`, and a verdict below it."""
     return f"{render(headroom_table(found, baseline, 'held-out queries'), form)}{headroom_verdict(found)}"

@@ -150,9 +150,7 @@ def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Ite
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """Relevance grades by qid and docid, 1 for passages in evidence sets; queries without judged passages are left
-    out.
-    """
+    """Relevance grades by qid and docid, 1 for passages in evidence sets; without queries that have none."""
     qrels = {query.qid: dict(query.grades) or dict.fromkeys(query.gold_passages, 1) for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 

@@ -29,7 +29,7 @@ class RunFile(NamedTuple):
     runs: dict[str, Run]
 
     def of_passages(self) -> RunFile:
-        """The same with runs of pages turned into runs of passages, where each passage is its own page."""
+        """A copy in which runs of pages count as runs of passages, each page as one passage."""
         return self._replace(runs={name: run._replace(level="passage") for name, run in self.runs.items()})
 
 

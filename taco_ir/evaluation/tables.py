@@ -1,6 +1,4 @@
-"""Prints tables as plain text, markdown, JSON or LaTeX; HTML pages format values in the same way (see
-taco_ir/pages).
-"""
+"""Prints tables as plain text, markdown, JSON or LaTeX; HTML pages (taco_ir/pages) format values alike."""
 
 from __future__ import annotations
 

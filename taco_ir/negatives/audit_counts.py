@@ -79,9 +79,7 @@ class SourceAudit(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A passage in an example; score is None for gold. `source` names the sources that found it, if there are
-    several.
-    """
+    """A passage in an example, with its score (None for gold) and the sources that found it, if there are several."""
 
     score: float | None
     docid: str

@@ -63,7 +63,7 @@ def _counts(task: TaskAudit) -> list[Cell]:
 
 
 def source_tables(sources: Sequence[SourceAudit]) -> list[Table]:
-    """A table with a row for each topics and source, and a table of overlaps; none for a single source."""
+    """A table with a row for each query set and source, and a table of overlaps; no table for a single source."""
     if not sources:
         return []
     names = list(dict.fromkeys(each.source for each in sources))

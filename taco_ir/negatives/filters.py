@@ -1,6 +1,4 @@
-"""Decides which hits of a ranking become hard negatives: not gold, not on a gold page and, on request, without an
-answer.
-"""
+"""Decides which hits of a ranking become hard negatives: not gold, not on a gold page, optionally without an answer."""
 
 from __future__ import annotations
 
@@ -97,9 +95,7 @@ class Gold(NamedTuple):
 
 
 def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
-    """The gold of `query`: the passages and pages in its evidence, and the pages of its gold passages if `page_of` has
-    them.
-    """
+    """The gold of `query`: passages and pages in its evidence, and its gold passages' pages, if `page_of` has them."""
     passages = frozenset(query.gold_passages)
     pages = frozenset(query.gold_pages)
     whole = frozenset(page for evidence in query.evidence if not evidence.passages for page in evidence.pages)

@@ -94,7 +94,7 @@ def check_minable(topics: Sequence[Topics], output: Path) -> None:
 def mine_file(
     collection: Collection, sources: Sequence[Source], topics: Sequence[Topics], output: Path, overwrite: bool = False
 ) -> dict[str, list[Retrieved]]:
-    """Mine from one or several sources; returns statistics for each topics and source, for the audit.
+    """Mine from one or several sources; returns statistics for each query set and source, for the audit.
 
     Several sources are merged query by query (`merge`); filters apply to each source separately. Otherwise as
     `mine_topics`.

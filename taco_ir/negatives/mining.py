@@ -1,4 +1,4 @@
-"""Mines hard negatives as a user asks for it: sources and tasks by name, a negatives file, and its audit."""
+"""Mines hard negatives into a file, from sources and for tasks given by name, and audits them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,11 @@ class MiningReport(NamedTuple):
     audit: Audit
 
     def tables(self) -> list[Table]:
-        """Tables with a row for each of the topics; with several sources, also rows for each source, and their
-        overlaps.
-        """
+        """Tables with a row for each of the topics; with several sources also for each source, and their overlaps."""
         return [summary(self.audit.tasks), *source_tables(self.audit.sources)]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame with a row for each of the topics: counts of negatives, and estimates of false ones. Raises:
-        InputError without pandas.
-        """
+        """A DataFrame of counts and estimated false negatives, by topics. Raises: InputError without pandas."""
         return self.tables()[0].to_pandas()
 
 

@@ -158,9 +158,7 @@ class FileRankings(Rankings):
         self._collection, self._path = collection, path
 
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """The system that made the runs. Raises: InputError if topics are missing, have changed, or several systems
-        made the runs.
-        """
+        """The system that made the runs. Raises: InputError for missing or changed topics, or several systems."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
             files = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" * self._path.is_dir()
             missing = f"no run for {', '.join(lacking)}{files}"

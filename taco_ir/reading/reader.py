@@ -33,9 +33,7 @@ LOWEST = float(np.finfo(np.float32).min) / 2  # the logit of what can be no answ
 
 
 class ReaderConfig(NamedTuple):
-    """Maximum number of tokens of a question, of title and passage together, and of an answer; saved in the
-    checkpoint.
-    """
+    """Maximum number of tokens of a question, of title and passage together, and of an answer; a checkpoint has it."""
 
     question: int = 64
     passage: int = 160
@@ -62,9 +60,7 @@ class ReaderInput(NamedTuple):
         return self.first + len(self.offsets_P2)
 
     def token_spans(self, spans: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-        """Convert character spans to first and last tokens; spans that are cut off or longer than `most` tokens are
-        left out.
-        """
+        """Convert character spans to first and last tokens; spans cut off or longer than `most` tokens are left out."""
         found = []
         for start, end in spans:
             inside = np.flatnonzero((self.offsets_P2[:, 0] < end) & (self.offsets_P2[:, 1] > start))
@@ -250,7 +246,7 @@ class Reader:
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
         """Answer each question; None if no passage has a token. Raises: InputError for a single text."""
-        refuse_text(questions, "questions with their passages")
+        refuse_text(questions, "questions with their passages", "[({}, passages)]")
         inputs = [self._inputs(question, passages) for question, passages in questions]
         flat = [each for group in inputs for each in group]
         logits = self._logits(flat)

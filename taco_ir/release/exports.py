@@ -26,7 +26,7 @@ COMPARED = 1000  # passages whose vectors a compact folder is compared on
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export of a model.
+    """A request to export a model: in which forms, and with which settings.
 
     Attributes:
         collection: provides topics to encode, and texts that show which tokens a compact folder needs.
@@ -127,9 +127,7 @@ def _writers(
 
 @contextmanager
 def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
-    """The folder of the encoder's model; adapters are merged into a temporary folder. Raises: InputError if they cannot
-    be.
-    """
+    """The folder of the encoder's model, with adapters merged (in a temporary folder). Raises: InputError."""
     if encoder.record is None:
         yield encoder.folder
         return

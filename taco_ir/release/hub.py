@@ -47,7 +47,7 @@ class Shipment(NamedTuple):
 
 
 def gather(model: str, name: str) -> Shipment:
-    """Gather what a push of a model to the repository `name` sends.
+    """Gather the files that a push of a model to the repository `name` sends.
 
     Args:
         model: a model as for --model, or the folder of a training. If adapters have their backbone in another folder,

@@ -35,7 +35,7 @@ class ModelChoice(Settings):
         prompt: put before every query instead of the model's own prompt for its task.
         passage_prompt: put before every passage instead of the model's own prompt for passages.
         batch_size: maximum number of texts to encode at once.
-        base: for a model with adapters, the present folder of its backbone.
+        base: for a model with adapters, the folder of its backbone, if that has moved.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -64,9 +64,9 @@ class Streamed(NamedTuple):
     """Vectors on disk that are searched without an index.
 
     Attributes:
-        memory: bytes that the process may take; None: half of what is free.
-        shard: the part that this process searches; of several, it only leaves what it found for the others.
-        engine: opens the engine whose workers search; None: this process does.
+        memory: maximum memory of the process, in bytes; None: half of what is free.
+        shard: the part that this process searches; its results are kept until a search combines those of all parts.
+        engine: opens the engine whose workers search; None: search in this process.
     """
 
     folder: str
@@ -84,9 +84,9 @@ class SearchRequest:
         index: a folder of a dense index, or vectors without one; None for an exact index that is built and kept under
             the data home.
         form: format of the run files to write.
-        compare: score BM25 and the fusion as well; None: where that takes little time.
+        compare: score BM25 and the fusion as well; None: if that takes little time.
         hybrid_weights: a file with the fusion's weight for each task; None: fuse by reciprocal ranks.
-        recall: what an approximate index has to reach, chosen on a sample of the queries; None: as it was chosen.
+        recall: recall that an approximate index must reach on a sample of the queries; None: search as set before.
 
     Raises:
         InputError: for a value that is not allowed.

@@ -22,10 +22,10 @@ WORKING_BYTES = 200_000_000  # that tokenising a block and batches of all length
 
 
 class ShardEncoder:
-    """Encodes shards of a collection with one encoder, whose rate is measured once.
+    """Encodes shards of a collection with one encoder, whose speed is measured only once.
 
     Args:
-        block_rows: passages of a block.
+        block_rows: number of passages in a block.
     """
 
     def __init__(
@@ -36,13 +36,14 @@ class ShardEncoder:
         self._measured = False
 
     def encode(self, shard: Shard, report: Callable[[int], None] | None = None, overwrite: bool = False) -> int:
-        """Encode what is left of a shard, and tell time, memory and disk of the first; the passages that were left.
+        """Encode the unfinished part of a shard; returns the number of passages in it. For the first shard, the time,
+        memory and disk space are printed.
 
         Args:
-            report: gets the number of passages that are done after each block; None: a line of progress shows it.
+            report: called after each block with the number of finished passages; None: show a progress line.
 
         Raises:
-            InputError: for vectors made otherwise in the folder, or a disk without room for the rest.
+            InputError: for a folder with vectors made differently, or too little disk space.
         """
         writer = ShardWriter(self._output, shard, self._recipe, overwrite, self._block_rows)
         left = len(writer.rows) - writer.done
@@ -91,7 +92,7 @@ def encode_collection(
     """Encode the unfinished part of a shard, and report the time, memory and disk space that it takes.
 
     Raises:
-        InputError: for a folder with vectors made otherwise, one that another process writes, or a disk without room.
+        InputError: for a folder with vectors made differently, one that another process writes, or too little space.
     """
     with exclusive(shard.folder(output), wait=False):
         ShardEncoder(collection, encoder, recipe, output).encode(shard, overwrite=overwrite)

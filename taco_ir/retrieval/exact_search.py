@@ -1,4 +1,4 @@
-"""Exact search by inner product: matrix products over blocks of vectors, keeping all that may be among the best hits.
+"""Exact search by inner product: scores vectors block by block, and keeps all that may be among the best hits.
 
 Threads divide the queries, each using BLAS with a single thread, so the work between matrix products uses all cores
 too.
@@ -87,7 +87,7 @@ class Float32:
         self.error = rounding(dim)
 
     def read(self, block_ND: npt.NDArray[np.floating]) -> tuple[Vectors, float]:
-        """Copies a block only where it is of another width, or an index's file has it at odd bytes."""
+        """As in the base class; copies a block only if it is not float32, or not aligned in memory."""
         block_ND = np.require(block_ND, np.float32, "A")
         return block_ND, longest_norm(block_ND)
 
@@ -137,7 +137,7 @@ class ExactSearch:
     """An exact search for B queries, which receives all vectors block by block, in any order.
 
     Args:
-        vectors_ND, docids_N: read by arrays of row numbers, and of candidates alone.
+        vectors_ND, docids_N: are indexed by arrays of row numbers; only candidates are read.
         products: computes the scores that choose candidates.
 
     Attributes:
@@ -168,7 +168,7 @@ class ExactSearch:
         self._stack.close()
 
     def add(self, start: int, block_ND: npt.NDArray[np.floating]) -> None:
-        """Score the vectors in the rows from `start` on; returns while the last blocks are still being scored."""
+        """Score a block of vectors that begins at row `start`; this returns before the last blocks are scored."""
         block, longest = self._products.read(block_ND)
         self.longest = max(self.longest, longest)
 
@@ -193,7 +193,7 @@ class ExactSearch:
             block.put(part._replace(query=part.query - first), longest)
 
     def candidates(self) -> Candidates:
-        """All that may be among the best hits so far, by query."""
+        """All candidates for the best hits so far, by query."""
         while self._added:
             self._wait(self._added.popleft())
         found = [block.thin() for block in self._blocks]

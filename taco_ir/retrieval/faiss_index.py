@@ -59,8 +59,8 @@ def build_index(
         on_disk: write the lists of an IVF index to a file of their own, from which they are searched.
 
     Raises:
-        InputError: for a factory string that faiss refuses or that has no such lists, a block that was cut or altered,
-            or a disk without room.
+        InputError: for a factory string that faiss refuses or that has no lists for `on_disk`, a block that was cut or
+            altered, or too little disk space.
     """
     import faiss
 
@@ -148,8 +148,8 @@ class DenseIndex:
 
     Attributes:
         index: the faiss index.
-        effort: how far an approximate index looks, where that was chosen.
-        docids: by arrays of rows; of lists on disk they are on disk, too.
+        effort: how far an approximate index searches, if that was chosen.
+        docids: the docid of each row; on disk if the lists are.
 
     Raises:
         InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
@@ -182,7 +182,7 @@ class DenseIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the index, as its manifest says it."""
+        """Hash of the index, from its manifest."""
         hashes = [self.manifest.files[name].sha256 for name in self._files if name != "docid"]
         return fingerprint(hashes) if self.manifest.on_disk else hashes[0][:16]
 
@@ -191,10 +191,10 @@ class DenseIndex:
         check_files(folder, self.manifest.files, self._files, REMEDY, anew=True)
 
     def reach(self, recall: float, queries_BD: Vectors, hits: int, folder: Path) -> None:
-        """Choose how far the index looks for a recall, on a sample of queries, and keep that in its folder.
+        """Choose how far the index must search to reach a recall on a sample of queries, and store it in its folder.
 
         Raises:
-            InputError: for an index that looks at everything, or does not reach the recall.
+            InputError: for an index that always searches everything, or does not reach the recall.
         """
         sample_BD = np.asarray(queries_BD[spread(len(queries_BD))], dtype=np.float32)
         self.effort = choose_effort(self.index, str(folder), sample_BD, hits, recall)
@@ -288,9 +288,7 @@ class _Stored:
 
 
 def flat_vectors(index: Any, owner: Any = None) -> Vectors:
-    """The vectors of a Flat index (which may be part of the index `owner`), without copying: float32 [N, D],
-    read-only.
-    """
+    """The vectors of a Flat index (which may be part of `owner`), not copied: float32 [N, D], read-only."""
     vectors_ND: Vectors = np.asarray(_Stored(index, index if owner is None else owner))
     return vectors_ND
 

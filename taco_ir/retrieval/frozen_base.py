@@ -31,7 +31,9 @@ ROWS = 4096  # rows that are looked at together
 
 
 class StoredPiece:
-    """An .npy matrix on disk that is mapped only while it is read, since a process can have only so many files open."""
+    """An .npy matrix on disk that is mapped only while it is read, since a process can have only a limited number of
+    files open.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         self._path, self.shape = path, shape
@@ -79,7 +81,7 @@ class Matrix:
 
 
 def stored_matrix(vectors: VectorSet) -> Matrix:
-    """The vectors of our blocks, whose hashes are not checked."""
+    """The vectors of our blocks as a matrix, without checking their hashes."""
     shapes = ((rows, vectors.recipe.dim) for rows in vectors.block_rows)
     return Matrix([StoredPiece(path, shape) for path, shape in zip(vectors.paths("npy"), shapes, strict=True)])
 
@@ -164,8 +166,9 @@ class FrozenIndex:
         return np.stack([np.pad(rows_K, (0, hits - len(rows_K)), constant_values=-1) for rows_K in found])
 
     def digest(self) -> str:
-        """The SHA-256 of its files, computed anew: for a file as by `sha256sum`, for a folder of the lines that it
-        prints. How far `search --recall` looks in it is left out, since no vector and no docid depends on that.
+        """The SHA-256 of the index's file, computed again; for a folder, the SHA-256 of what `sha256sum` prints.
+
+        A choice of `search --recall` is left out, since no vector or docid depends on it.
         """
         if not self.path.is_dir():
             return sha256_file(self.path)
@@ -214,9 +217,7 @@ def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[V
 
 
 def keep_on_disk(parts: Iterable[Vectors], count: int, dim: int) -> Matrix:
-    """Write blocks to an unnamed temporary file and map it, so that no copy stays in memory; it vanishes with this
-    process.
-    """
+    """Write blocks to an unnamed temporary file and map it; it vanishes with this process."""
     home = data_home()
     home.mkdir(parents=True, exist_ok=True)
     require_space(home, count * dim * 4)

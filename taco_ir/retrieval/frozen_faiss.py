@@ -1,8 +1,8 @@
 """Opens faiss indexes as frozen indexes: ours, Pyserini's, and bare files.
 
-Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read where they are: for Flat and HNSW in a
-memory map of the file. Others are rebuilt once, on opening, into a file without a name. The index itself searches, as
-it was saved.
+Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read in place; for Flat and HNSW the file
+is memory-mapped. Others are reconstructed once, on opening, into an unnamed temporary file. The index itself searches
+as it was saved.
 """
 
 from __future__ import annotations
@@ -82,21 +82,19 @@ def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 -
 
 
 def open_pyserini(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """Open a Pyserini folder: `index` in faiss's format, and `docid` with an id per line. Raises: InputError as
-    open_faiss.
-    """
+    """Open a Pyserini folder: a faiss `index`, and `docid` with an id per line. Raises: InputError as open_faiss."""
     return _Theirs(path, "pyserini", path / "index", read_docids(path / "docid"))
 
 
 def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
     """Open a faiss file, with the docids of its vectors.
 
-    An index with ids of its own (IDMap, add_with_ids) needs no docids, its ids are these; else an id is the number of a
-    line of `docids`, from 0, as in Pyserini.
+    If the index has its own ids (IDMap, add_with_ids), these are the docids. Otherwise an id is a line number of
+    `docids`, counted from 0 as in Pyserini.
 
     Raises:
-        InputError: for a file that faiss cannot read, an index of bits or one that cannot rebuild its vectors, another
-            number of docids, a metric that training by inner products does not serve, vectors that are not finite.
+        InputError: for a file that faiss cannot read, a binary index, vectors that cannot be reconstructed or are
+            infinite or NaN, a wrong number of docids, or a metric that ranks differently from the inner product.
     """
     return _Theirs(path, "faiss", path, None if docids is None else read_docids(docids))
 

@@ -1,4 +1,4 @@
-"""Opens an existing index whose vectors stay as they are, and checks whether an encoder made them.
+"""Opens an existing index only for reading, and checks whether an encoder made its vectors.
 
     our vectors     DIR/shard-i-of-n/manifest.json      what `python -m taco_ir.encode` writes
     our index       DIR/manifest.json, DIR/index        what `python -m taco_ir.index` builds
@@ -7,7 +7,7 @@
     npy             FILE and --docids                   a matrix of float16, float32 or float64
     parquet         FILE                                a column of lists of floats, and one of docids
 
-What a folder holds and how a file begins say which it is; its name says nothing.
+The layout is recognised by the files in a folder, or by how a file begins, not by names.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
         docids: for indexes without docids, a file with one docid per line, in the order of the vectors.
 
     Raises:
-        InputError: for what is none of the layouts or more than one, what is damaged, docids that do not fit, vectors
-            that are not finite or cannot be rebuilt, a metric that does not rank as the inner product.
+        InputError: for a path that has none of these layouts or several, a damaged index, docids that do not fit,
+            vectors that cannot be reconstructed or are infinite or NaN, or a metric that ranks differently from the
+            inner product.
     """
     if not path.exists():
         raise InputError(f"--index {path}: no such file or folder; give a folder with {FOLDERS}, or a {FILES}")
@@ -111,8 +112,8 @@ def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passa
     near 1.
 
     Raises:
-        InputError: when vectors of the encoder have another width, or are clearly not those of the index; or when the
-            index has none of the passages.
+        InputError: if the encoder's vectors have another width or clearly differ from the index's, or if the index has
+            none of the passages.
     """
     if encoder.dim != index.dim:
         raise InputError(

@@ -60,11 +60,11 @@ def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
     """Open a parquet file with a column of vectors and one of docids; the vectors are copied to an unnamed temporary
     file.
 
-    The vectors are the one column of lists of floats. The docids are the one column of texts or whole numbers, or the
-    one that is called `docid`, `id`, `_id` or `docno`; or those of a file.
+    The vectors are the only column of lists of floats. The docids are the only column of texts or whole numbers, or the
+    one called `docid`, `id`, `_id` or `docno`; or they are in a separate file.
 
     Raises:
-        InputError: for columns of which none or several may be meant, lists that differ in length, and missing values.
+        InputError: if no column or several columns fit, lists differ in length, or values are missing.
     """
     try:
         import pyarrow.parquet

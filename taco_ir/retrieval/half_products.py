@@ -24,7 +24,7 @@ QUERIES = 4096  # queries that are scored together
 class HalfPrecision:
     """Inner products by torch on a device, for vectors in fp16 or bf16.
 
-    Queries have length 1 while they are multiplied, so that all can be written in fp16.
+    Queries are scaled to length 1 before the product, so that fp16 can represent them.
     """
 
     threads = 1  # the device has its own

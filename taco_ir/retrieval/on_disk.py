@@ -21,7 +21,7 @@ ROW_BYTES = 8  # of a vector's number in its list
 
 
 def require_lists(index: Any, factory: str) -> None:
-    """Raise InputError for an empty index whose lists cannot be on disk."""
+    """Raise InputError for an index of a kind whose lists cannot be on disk."""
     import faiss
 
     inner = faiss.downcast_index(index)
@@ -33,7 +33,7 @@ def require_lists(index: Any, factory: str) -> None:
 
 
 def write_lists(trained: Any, blocks: Iterator[Vectors], folder: Path) -> None:
-    """Add blocks of vectors to an empty trained index whose lists are then in `folder / LISTS`."""
+    """Add blocks of vectors to a trained, empty index, and write its lists to `folder / LISTS`."""
     import faiss
     from faiss.contrib.ondisk import merge_ondisk
 
@@ -55,7 +55,7 @@ def write_lists(trained: Any, blocks: Iterator[Vectors], folder: Path) -> None:
 
 
 def read_lists(folder: Path) -> Any:
-    """Open the index of a folder, whose lists are mapped. Raises: RuntimeError as faiss."""
+    """Open the index in a folder, with its lists memory-mapped. Raises: RuntimeError, from faiss."""
     import faiss
 
     index = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY)

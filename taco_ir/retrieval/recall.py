@@ -1,7 +1,7 @@
-"""Chooses how far an approximate index looks for a stated recall, and keeps the choice beside the index.
+"""Chooses how far an approximate index must search to reach a recall, and stores the choice beside the index.
 
-The recall of a query is the share of the best hits, of all that the index holds, that a search finds. What is chosen is
-the least that reaches the recall on half of a sample of queries; on the other half it is measured.
+A query's recall is the share of the truly best hits that a search finds. The least effort that reaches the recall on
+half of a sample of queries is chosen, and the recall is measured on the other half.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HNSW, IVF = "efSearch", "nprobe"
 
 
 class Effort(NamedTuple):
-    """How far an index looks.
+    """How far an index searches.
 
     Attributes:
-        parameter: faiss's: efSearch of HNSW, the candidates that it keeps; nprobe of IVF, the lists that it searches.
-        hits, recall: for which it was chosen.
-        found: the recall on other queries, of which there were `queries`.
+        parameter: efSearch for HNSW (the candidates that it keeps), or nprobe for IVF (the lists that it searches).
+        hits, recall: number of hits, and recall to reach, that it was chosen for.
+        found: the recall on other queries; `queries` is their number.
     """
 
     parameter: str
@@ -45,13 +45,13 @@ class Effort(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Effort | None:
-        """What was chosen for the index in a folder; None if nothing was. Raises: InputError for another content."""
+        """Read the choice for the index in a folder; None if there is none. Raises: InputError for other content."""
         path = folder / RECALL_FILE
         return read_json(path, cls, "remove it") if path.is_file() else None
 
 
 class Knob(NamedTuple):
-    """What says how far an index looks: a parameter of faiss's object, and the most that makes a difference."""
+    """The parameter of a faiss index that sets how far it searches, with the largest value that makes a difference."""
 
     owner: Any
     parameter: str
@@ -59,7 +59,7 @@ class Knob(NamedTuple):
 
     @classmethod
     def of(cls, index: Any) -> Knob | None:
-        """None for an index that looks at everything."""
+        """The parameter of an HNSW or IVF index; None for other indexes, which always search everything."""
         import faiss
 
         concrete = faiss.downcast_index(index)
@@ -73,21 +73,21 @@ class Knob(NamedTuple):
 
 
 def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall: float) -> Effort:
-    """Choose how far an index looks, and tell speed and recall.
+    """Choose how far an index searches, and log its speed and recall.
 
     Args:
-        index: faiss's, of HNSW or IVF.
-        name: of the index, in messages.
+        index: an HNSW or IVF index of faiss.
+        name: name of the index in messages.
         queries_BD: the sample [B, D]; every second query chooses.
 
     Raises:
-        InputError: for an index that looks at everything, one query, or a recall that the index does not reach.
+        InputError: for any other index, a single query, or a recall that the index does not reach.
     """
     knob = Knob.of(index)
     if knob is None:
-        raise InputError(f"--recall {recall:g}: {name} is no HNSW or IVF index, but one that looks at all vectors")
+        raise InputError(f"--recall {recall:g}: {name} is not an HNSW or IVF index, so it always searches all vectors")
     if len(queries_BD) < 2:
-        raise InputError(f"--recall {recall:g}: one query is too few to choose on; two are the least, hundreds better")
+        raise InputError(f"--recall {recall:g}: to choose takes at least two queries, better hundreds; one was given")
     hits = min(hits, int(index.ntotal))
     choosing_BD, measuring_BD = np.ascontiguousarray(queries_BD[::2]), np.ascontiguousarray(queries_BD[1::2])
     best_BK, _ = _search_all(index, knob, choosing_BD, hits)
@@ -99,8 +99,8 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
     below, value = 0, max(1, hits if knob.parameter == HNSW else 1)
     while (found := reached(value)) < recall:
         if value >= knob.most:
-            most = f"{knob.parameter} {value:,} finds {found:.4f}, the most there is"
-            raise InputError(f"--recall {recall:g}: {name} does not reach it ({most}); give less, or a larger graph")
+            most = f"the largest {knob.parameter}, {value:,}, finds {found:.4f}"
+            raise InputError(f"--recall {recall:g}: {name} does not reach it ({most}); give less, or a larger index")
         below, value = value, min(2 * value, knob.most)
     while below and value > NEAR * below + 1:
         middle = (below + value) // 2
@@ -119,7 +119,7 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
 
 
 def spread(count: int) -> npt.NDArray[np.int64]:
-    """The places of a sample among `count` queries or passages, all about as far from each other."""
+    """Evenly spaced positions of a sample among `count` queries or passages."""
     return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
 
 

@@ -36,9 +36,7 @@ class Hits(tuple[Hit, ...]):
     """The hits of one query, best first: a tuple of `Hit`."""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame with a row for each hit: rank, score, docid, page, title, text. Raises: InputError without
-        pandas.
-        """
+        """A DataFrame of the hits: rank, score, docid, page, title, text. Raises: InputError without pandas."""
         return to_frame({name: [getattr(hit, name) for hit in self] for name in Hit._fields})
 
 

@@ -1,4 +1,4 @@
-"""Encodes a collection in shards with an engine's workers; the bytes do not depend on which worker writes them."""
+"""Encodes a collection in shards with an engine's workers; the files are the same, whichever worker writes them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FOR_EACH_WORKER = 8  # shards by default, so that none waits long for the last
 
 
 class ShardsOfPassages:
-    """A kind of unit: one shard of a collection's vectors.
+    """A kind of work unit: encode one shard of a collection.
 
     Raises:
-        InputError: on a machine that lacks a folder, or where passages or model are not those of whoever asks.
+        InputError: if the worker's machine lacks a folder, or has other passages or another model.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class ShardsOfPassages:
         collection, encoder, recipe = Collection(spec["name"], passages, {}), model.load(), Recipe(**spec["recipe"])
         found = Recipe.of(collection.passages, recipe.model, encoder)
         if difference := first_difference(found._asdict(), recipe.compared):
-            raise InputError(f"a worker would make other vectors ({difference}); are passages and model the same?")
+            raise InputError(f"a worker has other passages or another model ({difference}); give all machines the same")
         self._output, self._shards = output, ShardEncoder(collection, encoder, recipe, output, spec["block_rows"])
 
     def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
@@ -67,7 +67,7 @@ def encode_shards(
         shards: number of shards; None: as many as the folder has, or else several for each worker.
 
     Raises:
-        InputError: for a collection in gzip, a folder with other vectors or other shards, shards that nobody could do.
+        InputError: for a gzipped collection, a folder with other vectors or shards, or shards that no worker finished.
     """
     try:
         with contextlib.closing(open_engine()) as engine:
@@ -112,7 +112,7 @@ def _clear(output: Path, shards: int, overwrite: bool) -> None:
                 shutil.rmtree(folder)
         elif shard.of != shards:
             raise InputError(
-                f"{folder}: a shard of {shard.of}, not of {shards}; give --shards {shard.of} or --overwrite"
+                f"{folder}: it is one of {shard.of} shards, not of {shards}; give --shards {shard.of} or --overwrite"
             )
 
 

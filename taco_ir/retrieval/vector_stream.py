@@ -2,9 +2,9 @@
 
     <data home>/searches/KEY/shard-2-of-8.safetensors      what a process has found so far, and in which blocks
 
-The key is a hash of vectors, queries and hits. A stopped search goes on from its file, written once a minute; so can
-several processes search a shard each, and a last one puts together what they have found. Hits and scores are those of
-a Flat index, whoever found them.
+KEY is a hash of vectors, queries and hits. A stopped search continues from its file, which is written once a minute.
+Several processes can search a shard each, and a last one combines their results. Hits and scores are those of a Flat
+index.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class VectorStream:
     """Vectors that `encode` wrote, opened for a search that reads them from disk.
 
     Raises:
-        InputError: on opening, for shards that do not make a whole, or vectors of another encoder or collection.
+        InputError: on opening, for missing shards, or vectors of another encoder or collection.
     """
 
     def __init__(self, place: Streamed, encoder: Encoder | None = None, collection: str | None = None) -> None:
@@ -62,12 +62,12 @@ class VectorStream:
         self._kept: list[Path] = []
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking] | None:
-        """The `hits` passages with the largest inner products for each query, as from a Flat index; None for a single
-        shard.
+        """The `hits` passages with the largest inner products for each query; None if only one of several shards is
+        searched.
 
         Raises:
-            InputError: where memory is too small for a block, for a block that was altered, or where another process
-                searches this shard.
+            InputError: if memory is too small for a block, a block was altered, or another process is searching this
+                shard.
         """
         queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
         together = self._fitting(len(queries_BD), hits)
@@ -82,7 +82,7 @@ class VectorStream:
                 self._give(part_BD, hits, folder, self._place.engine)
             found += self.search_shard(part_BD, hits, folder, self._place.shard)
             if self._place.shard.of > 1:
-                log.info("%s: what was found is kept here", Part.path(folder, self._place.shard))
+                log.info("%s: the results of this shard", Part.path(folder, self._place.shard))
         return found if self._place.shard.of == 1 else None
 
     def _made_of(self, queries_BD: Vectors, hits: int) -> dict[str, Any]:
@@ -120,21 +120,21 @@ class VectorStream:
         each = dim * 12 + hits * (HIT_BYTES + DOCID_BYTES)
         if (least := fixed + scored * each) > memory:
             raise InputError(
-                f"--memory {format_bytes(memory)}: too small for a block of {rows:,} vectors and {scored:,} queries, "
-                f"{format_bytes(used)} being taken by the model; {format_bytes(least)} is the least that works"
+                f"--memory {format_bytes(memory)}: too small for a block of {rows:,} vectors and {scored:,} queries "
+                f"beside the model, which takes {format_bytes(used)}; give at least {format_bytes(least)}"
             )
         return min(queries, (memory - fixed) // each // scored * scored)
 
     def search_shard(
         self, queries_BD: Vectors, hits: int, folder: Path, shard: Shard, report: Callable[[int], None] | None = None
     ) -> list[Ranking]:
-        """Search one shard, keeping what is found in `folder`; rank if that is all.
+        """Search one shard and keep the results in `folder`; returns rankings if there is no other shard.
 
         Args:
-            report: gets the number of blocks that are done; None: a line of progress shows it.
+            report: called with the number of finished blocks; None: show a progress line.
 
         Raises:
-            InputError: for a block that was altered; without `report`, where another process searches this shard.
+            InputError: if a block was altered or, without `report`, if another process is searching this shard.
         """
         made_of, count = self._made_of(queries_BD, hits), len(self._vectors.block_rows)
         own = Part.path(folder, shard)
@@ -189,10 +189,10 @@ class VectorStream:
 
 
 class ShardsOfVectors:
-    """A kind of unit: the search of a shard of vectors on disk, for queries in a file.
+    """A kind of work unit: search one shard of vectors on disk for queries in a file.
 
     Raises:
-        InputError: on a machine that lacks a folder.
+        InputError: if the worker's machine lacks a folder.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -214,7 +214,7 @@ class ShardsOfVectors:
 
 
 class StoredDocids:
-    """Docids in files with one per line, of which only some rows are read."""
+    """Docids in files with one docid per line; only the requested rows are read."""
 
     def __init__(self, paths: Sequence[Path], starts: npt.NDArray[np.int64]) -> None:
         self._paths, self._starts = paths, starts
@@ -230,7 +230,7 @@ class StoredDocids:
 
 
 class Part(NamedTuple):
-    """What a process has found in some blocks.
+    """The candidates that a process has found in some blocks.
 
     Attributes:
         blocks: numbers of the blocks.
@@ -247,7 +247,7 @@ class Part(NamedTuple):
 
     @staticmethod
     def count(path: Path) -> int:
-        """The number of blocks that a file tells of; 0 where there is none, or none that can be read."""
+        """The number of searched blocks that a file records; 0 if it is missing or cannot be read."""
         from safetensors import SafetensorError, safe_open
 
         with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(path, "np") as stored:

@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
         return cls(passages.fingerprint, passages.count, model, *made_by)
 
     def is_of(self, encoder: Encoder) -> bool:
-        """Whether this encoder made the vectors, or would have in 8-bit arithmetic, which changes them little."""
+        """Whether this encoder made the vectors, in float32 or in int8, which changes them little."""
         return self.encoder in (encoder.passage_fingerprint, encoder.int8_fingerprint)
 
     def require(self, where: str, encoder: Encoder | None, collection: str | None) -> None:
@@ -127,7 +127,7 @@ class ShardWriter:
     """Writes a shard block by block, continuing from where an earlier process stopped.
 
     Args:
-        block_rows: passages of a block; None: BLOCK_ROWS.
+        block_rows: number of passages in a block; None: BLOCK_ROWS.
 
     Raises:
         InputError: on creation, if the folder holds vectors of another recipe.
@@ -196,7 +196,7 @@ def empty_shard(folder: Path) -> None:
 
 
 def rows_done(folder: Path, recipe: Recipe) -> int | None:
-    """Passages that are encoded in a shard's folder; None where there is no manifest.
+    """The number of encoded passages in a shard's folder; None without a manifest.
 
     Raises:
         InputError: for vectors of another recipe.
@@ -249,7 +249,7 @@ class VectorSet:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all vectors and docids, as their manifests say it."""
+        """Hash of all vectors and docids, from their manifests."""
         return fingerprint([self.recipe.compared, [block.sha256 for _, block in self._blocks]])
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
@@ -269,14 +269,12 @@ class VectorSet:
         return [path / f"{block.name}.{suffix}" for path, block in self._blocks]
 
     def verify(self) -> int:
-        """Check the hashes of all blocks and return their number. Raises: InputError naming one that was cut or
-        changed.
-        """
+        """Check the hashes of all blocks; returns their number. Raises: InputError naming a changed one."""
         return sum(1 for _ in self.blocks())
 
 
 class Lines:
-    """The lines of a text file, of which only those are read that are asked for, by arrays of their numbers."""
+    """The lines of a text file, read by arrays of line numbers; other lines are not read."""
 
     def __init__(self, path: Path) -> None:
         self._bytes: Any = np.memmap(path, np.uint8, "r")

@@ -97,4 +97,6 @@ def do_units(units: Sequence[Unit], engine: Engine, what: str, rows: str) -> Non
     lost = engine.run([unit for unit in units if not standing.is_done(unit)], standing)
     if left := [unit for unit in units if not standing.is_done(unit)]:
         named = "; ".join(f"shard {number}: {said}" for number, said in sorted(lost.items()))
-        raise InputError(f"{len(left):,} of {len(units):,} shards are not done ({named}); the same command does them")
+        raise InputError(
+            f"{len(left):,} of {len(units):,} shards are not finished ({named}); run the same command again"
+        )

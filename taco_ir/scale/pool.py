@@ -21,11 +21,11 @@ SLOW_START = 60.0  # seconds after which a user is told that no worker has begun
 class Pool(ABC):
     """An engine with several workers in separate processes.
 
-    A unit whose worker ends goes to another, and what the disk has of it stays. A unit at which three of them ended is
-    given up, while others go on.
+    If a worker ends, another one continues its unit from what is on disk. A unit is given up after three workers have
+    ended at it; others go on.
 
     Args:
-        workers: how many work at once.
+        workers: number of workers at the same time.
     """
 
     def __init__(self, workers: int) -> None:
@@ -41,7 +41,7 @@ class Pool(ABC):
 
     @abstractmethod
     def hear(self, seconds: float) -> tuple[int, Answer] | None:
-        """Wait for a message from any worker, or its end; None if nothing comes for some seconds."""
+        """Wait for a worker's message or end, at most some seconds; None if neither comes."""
 
     @abstractmethod
     def end(self, worker: int) -> None:
@@ -112,7 +112,7 @@ class _Shift:
             self._coming.remove(worker)
             self._unborn += 1
             if self._unborn == TRIES:
-                raise InputError(f"workers end before they begin ({said})")
+                raise InputError(f"workers ended before they could begin ({said})")
 
     def _give_back(self, unit: Unit, said: str) -> None:
         self._tries[unit.number] += 1

@@ -31,7 +31,7 @@ class Processes(Pool):
         device: the value of --device.
 
     Raises:
-        InputError: for more workers than GPUs, or one GPU of several.
+        InputError: for more workers than GPUs, or a device that is a single GPU, such as cuda:1.
     """
 
     def __init__(self, workers: int | None, device: str) -> None:
@@ -105,7 +105,7 @@ def _gpus(device: str) -> list[str]:
     if not device.startswith("cuda"):
         return []
     if device != "cuda":
-        raise InputError(f"--device {device}: each worker has a GPU of its own; give cuda, and choose them by {GPUS}")
+        raise InputError(f"--device {device}: each worker has a GPU of its own; give cuda, and choose GPUs by {GPUS}")
     import torch
 
     named = os.environ.get(GPUS)

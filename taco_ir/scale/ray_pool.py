@@ -57,10 +57,11 @@ class Ray(Pool):
     Args:
         workers: number of actors; None: as many as fit into the cluster.
         cpus, gpus: processors and GPUs for each actor, as Ray counts them; fractions are allowed.
-        address: HOST:PORT of a cluster, `auto` for the one that this machine is in, `local` for a Ray of this command.
+        address: HOST:PORT of a cluster, `auto` for the one that this machine is in, `local` to start Ray for this
+            command.
 
     Raises:
-        InputError: without Ray, for an address that does not answer, or for more than any machine has.
+        InputError: if Ray is not installed, the address does not answer, or a worker needs more than any machine has.
     """
 
     def __init__(self, workers: int | None, cpus: float, gpus: float, address: str = LOCAL) -> None:

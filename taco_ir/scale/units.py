@@ -29,11 +29,11 @@ class State(NamedTuple):
 class Unit(NamedTuple):
     """A piece of work that any process can do, repeatedly, with the same result; the disk shows whether it is finished.
 
-    All of it is JSON, so that it goes to any process of any machine.
+    All fields are JSON values, so that a unit can be sent to any machine.
 
     Attributes:
         kind: the `Kind` that does such units, as "module:class".
-        number, of: which of its kind, from 1, and how many there are.
+        number, of: its number among the units of its kind, from 1, and their total number.
         spec: what all units of one command share.
     """
 
@@ -65,7 +65,7 @@ class Kind(Protocol):
 
 
 def require_shared(places: Iterable[tuple[str, Path]]) -> None:
-    """Raise InputError where this machine lacks one of the places, each given with the words that name it."""
+    """Raise InputError if this machine lacks one of the paths, each given with the name to call it in the error."""
     for what, path in places:
         if not path.exists():
             raise InputError(f"{what} {path}: a worker does not find it; give a path that all machines share")
@@ -75,9 +75,9 @@ class Answer(NamedTuple):
     """A worker's message: that it is ready, or how a unit ended.
 
     Attributes:
-        how: `refused` for a user's mistake, which no other worker would mend; `failed` for all that one might.
-        said: the mistake or the failure in one line.
-        rows, seconds: of a unit that is done.
+        how: `refused` for a user's mistake, which stops all work; `failed` for errors that another worker may not have.
+        said: the mistake or the error in one line.
+        rows, seconds: what a finished unit took.
         host: the worker's machine.
     """
 
@@ -89,7 +89,7 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """Runs units in one process; what units with the same spec share is loaded once."""
+    """Runs units in one process; model and data that units with the same spec share are loaded once."""
 
     def __init__(self) -> None:
         self._loaded: tuple[str, Kind] | None = None

@@ -1,7 +1,4 @@
-"""Answers single queries in a terminal, keeping encoder and index loaded; for a browser, see `taco_ir.serving.page`.
-
-Encoder and index stay open.
-"""
+"""Answers single queries in a terminal, keeping encoder and index loaded; for a browser, see `taco_ir.serving.page`."""
 
 from __future__ import annotations
 
@@ -38,9 +35,11 @@ def ask(
 ) -> None:
     """Answer each line; an invalid query is reported, and the next line is read.
 
+    A line `/task NAME` is no query: it sets the task of the queries after it.
+
     Args:
         show: prints the hits of a query.
-        lines: without their ends; an empty one is the last.
+        lines: queries without line ends; an empty one is the last.
     """
     for line in lines:
         text = line.strip()
@@ -60,9 +59,7 @@ def ask(
 
 
 def typed_lines(prompt: str) -> Iterable[str]:
-    """Lines that the user types, with a line editor if there is one, or that are piped in; Ctrl-C and Ctrl-D end
-    them.
-    """
+    """Lines that the user types, with a line editor if possible, or pipes in, until Ctrl-C or Ctrl-D."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin)
         return

@@ -33,9 +33,7 @@ from taco_ir.studies.records import Record, TopicScores, row_name
 
 
 class Stat(NamedTuple):
-    """A system's score on some topics: mean and sample standard deviation (None for one seed) over seeds, and each
-    seed's score.
-    """
+    """A system's score on some topics: mean and standard deviation (None for one seed) over seeds, and each score."""
 
     mean: float
     sd: float | None
@@ -109,7 +107,7 @@ def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]
 
 
 def select_topics(results: Sequence[Record], topics: Sequence[str]) -> list[Record]:
-    """The records on these topics and slices of them alone, or all for none given; macro averages are over these.
+    """The records with these topics and their slices alone, so that macro averages are over them; empty: all topics.
 
     Raises:
         InputError: for topics that no record is on.

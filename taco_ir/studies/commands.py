@@ -37,7 +37,9 @@ class Commands:
 
     def __init__(self, study: Study, work: Path, collection: str, passages: str, models: Mapping[str, str]) -> None:
         if unknown := models.keys() - set(study.models):
-            raise InputError(f"--models {min(unknown)}: the conditions name {', '.join(study.models) or 'no model'}")
+            raise InputError(
+                f"--models {min(unknown)}: no such model; the conditions name {', '.join(study.models) or 'no model'}"
+            )
         self.study = study
         self.work = work
         self.collection = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
@@ -47,9 +49,7 @@ class Commands:
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
-        """The folder of a job, named by a hash of its content: a changed job gets a new folder, and the old one
-        stays.
-        """
+        """The folder of a job, named by a hash of its content: a changed job gets a new folder; the old one stays."""
         return self.work / job.condition / str(job.seed) / self.content(job)
 
     def require_models(self, jobs: Collection[Job]) -> None:
@@ -61,9 +61,7 @@ class Commands:
             self._weights(name)
 
     def made_of(self, job: Job, templates: Sequence[str]) -> dict[str, Any]:
-        """Everything that the output of commands depends on: words, weights, files beside the conditions, passages,
-        other jobs.
-        """
+        """What the output of commands depends on: words, weights, files beside the conditions, passages, other jobs."""
         names = {name for template in templates for name in placeholders(template)}
         candidates = {name: values for name, values in self.study.candidates(job.condition).items() if name in names}
         others = names | {each for values in candidates.values() for each in values.values()}
@@ -114,9 +112,7 @@ class Commands:
         return {name: self._weights(name) for name in sorted(self._named_models([job]) | builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
-        """The choice for `best`: for each placeholder, the values with their held-out scores, best first; empty before
-        the choice.
-        """
+        """The choice for `best`: each placeholder's values with held-out scores, best first; empty if not made yet."""
         path = self._best_file(job)
         chosen = self.study.candidates(job.condition) and path.is_file()
         return read_json(path, dict[str, dict[str, float]]) if chosen else {}
@@ -153,9 +149,7 @@ class Commands:
 
 
 def builtin_models(templates: Sequence[str]) -> set[str]:
-    """The models known by name that commands use; without --model, `encode` and dense searches use the default
-    model.
-    """
+    """The models known by name that commands use, which without --model is the default model."""
     found = set()
     for words in map(shlex.split, templates):
         found |= BUILTIN.keys() & set(words)

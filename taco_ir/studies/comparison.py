@@ -41,9 +41,7 @@ class System(NamedTuple):
         return row_name(self.system, self.base)
 
     def by_query(self, topic: str, measure: str, seeds: Collection[int]) -> Values | None:
-        """Each query's mean over the seeds that have these topics [Q]; None if a seed has only means. Raises:
-        InputError.
-        """
+        """Each query's mean over the seeds with these topics [Q]; None if a seed has only means. Raises: InputError."""
         scores = [each[topic] for seed, each in self.seeds.items() if seed in seeds and topic in each]
         runs = [each.by_query.get(measure, ()) for each in scores]
         if not runs or not all(runs):
@@ -61,9 +59,7 @@ Pair = tuple[System, System]  # a system and the baseline that it is compared wi
 
 
 def group_systems(results: Sequence[Record]) -> list[System]:
-    """Group results by system, base model and seed. Raises: InputError if two conditions of a seed have the same
-    topics.
-    """
+    """Group results by system, base and seed. Raises: InputError if two conditions of a seed have the same topics."""
     merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
     made_by: dict[tuple[str, int, str], str] = {}
     for result in results:

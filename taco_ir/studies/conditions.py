@@ -6,8 +6,7 @@ stand for their {out} with the same seed. A condition runs after those that it n
 `recipe`, where {args} stands for a condition's `args`. With `best = { rate = "tune-*" }`, {rate} is what the * matches
 in the condition that ranks held-out train queries best.
 
-A study may come from somebody else: to run it is to run the verbs that it names, which write into the work folder
-alone.
+Running somebody else's study is safe in that it runs only verbs of this package, which write into the work folder.
 """
 
 from __future__ import annotations
@@ -216,7 +215,7 @@ def _read_conditions(path: Path, table: Mapping[str, Any], file: ConditionsFile)
 
 def _read_condition(where: str, table: dict[str, Any], file: ConditionsFile) -> Condition:
     if (recipe := table.pop("recipe", "")) and recipe not in file.recipe:
-        raise InputError(f"{where}: recipe {recipe!r}; allowed: {', '.join(file.recipe)}")
+        raise InputError(f"{where}: unknown recipe {recipe!r}; allowed: {', '.join(file.recipe)}")
     merged = {**file.recipe.get(recipe, {}), **table}
     args = check_type(merged, Template, where, others=True).args
     merged = _fill({key: value for key, value in merged.items() if key != "args"}, {"args": args})
@@ -281,7 +280,7 @@ def _check_scored(where: str, study: Study, condition: Condition) -> None:
             f"({', '.join(study.corpora)})"
         )
     if condition.answer and not condition.search:
-        raise InputError(f"{where}: answers are scored together with their search; search is missing")
+        raise InputError(f"{where}: answer needs search too, since answers are scored together with their search")
 
 
 def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) -> None:
@@ -327,7 +326,7 @@ def _check_command(where: str, template: str, scored: bool) -> None:
 def _check_verb(where: str, words: Sequence[str]) -> None:
     if not words or words[0] not in VERBS or (words[0] == "data" and "".join(words[1:2]) not in DATA_COMMANDS):
         allowed = [*(verb for verb in VERBS if verb != "data"), *(f"data {each}" for each in DATA_COMMANDS)]
-        raise InputError(f"{where}: command {' '.join(words[:2])[:200]!r}; allowed: {', '.join(allowed)}")
+        raise InputError(f"{where}: unknown command {' '.join(words[:2])[:200]!r}; allowed: {', '.join(allowed)}")
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, str]:

@@ -115,7 +115,9 @@ class Runner:
         device: str = "cpu",
     ) -> None:
         if unknown := set(corpora) - set(study.corpora):
-            raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join(study.corpora)}")
+            raise InputError(
+                f"--corpora {min(unknown)}: no such corpus; the conditions have {', '.join(study.corpora)}"
+            )
         self.work = (work or data_home() / "studies" / study.name).resolve()
         self.threads = threads
         self.device = device
@@ -156,9 +158,7 @@ class Runner:
         return self.runs(job, corpus).with_name("record.json")
 
     def content(self, job: Job, corpus: str) -> str:
-        """A hash of everything that a score depends on: job, search, passages, subset, slices, queries with gold,
-        labels.
-        """
+        """A hash of all that a score depends on: job, search, passages, subset, slices, queries with gold, labels."""
         condition, topics = self.study.conditions[job.condition], self._topics(job, self.collection)
         scored = {
             "job": self.commands.content(job),
@@ -288,7 +288,7 @@ class Runner:
 
 
 def make_home(home: Path) -> None:
-    """Make a separate data home that shares everything without models, so that no collection is imported again."""
+    """Make a data home without models, linked to the real one for all else, so that no collection is imported again."""
     home.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (data_home() / name).mkdir(parents=True, exist_ok=True)

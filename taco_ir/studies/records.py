@@ -172,7 +172,7 @@ def load_record(path: Path) -> Record:
 def _read_record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
     """A record with its values by query. Raises: InputError where they do not give the means."""
     if (version := value.pop("format", None)) != FORMAT:
-        raise InputError(f"{where}: format is {abbreviate(version)}: written in another format; allowed is {FORMAT}")
+        raise InputError(f"{where}: format is {abbreviate(version)}; this version reads only {FORMAT}")
     record = check_type(value, Record, where)
     if values.keys() != record.topics.keys():
         ours, theirs = (", ".join(names)[:100] for names in (record.topics, values))
@@ -187,7 +187,7 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
+        raise InputError(f"{path}: its format is not {FORMAT}, the only one that this version reads")
     return check_type(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")
 
 

@@ -77,9 +77,7 @@ def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: floa
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:
-    """A line for each mean that changed by more than the tolerance or is in only one record, and for different
-    inputs.
-    """
+    """A line for each mean that changed by more than the tolerance or that one record lacks, and for changed inputs."""
     lines = []
     if (recorded.passages, recorded.collection) != (found.passages, found.collection):
         lines.append(

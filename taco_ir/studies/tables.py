@@ -149,9 +149,7 @@ def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: st
 
 
 def brief_tables(board: Board) -> list[Table]:
-    """A table of scores on topics for each measure, with deviations only for the average; then notes, if there are
-    any.
-    """
+    """A table of scores for each measure, with deviations only for the average; then notes, if there are any."""
     tables = []
     short = {name: name.removesuffix("-dev") for name in board.topics}
     for measure in board.measures:
@@ -252,7 +250,7 @@ def read_published() -> list[Quoted]:
 
 
 def quoted_beside(boards: Sequence[Board]) -> list[Quoted]:
-    """The rows of published.toml, which are for KILT's tasks; none beside boards of other tasks."""
+    """The rows of published.toml, which are for KILT's tasks; none if the boards have other tasks."""
     tasks = {canonical_task(name.rpartition("-")[0]) for board in boards for name in board.topics}
     return read_published() if tasks & KINDS.keys() else []
 

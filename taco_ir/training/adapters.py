@@ -38,7 +38,7 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
         if (record := ModelFolder(folder).record) is not None:
             raise InputError(
                 f"tune is {FULL}, but {folder} has adapters (method {record.method}); give tune {record.method}, "
-                "or merge the adapters by taco_ir.export if the method allows it"
+                f"or {ModelFolder(folder).advice}"
             )
         return
     for key in PROMPT_KEYS:
@@ -94,7 +94,7 @@ def build_adapters(
         if settings.tune_budget and (width := width_of(settings.tune, shape, 0, settings.tune_budget)) != old.width:
             raise InputError(
                 f"tune_budget {settings.tune_budget} means width {width}, but {folder} has width {old.width}; "
-                f"leave tune_budget out, or start from its base {old.base}"
+                f"leave tune_budget out, or {ModelFolder(folder).advice}"
             )
         new = tuple(task for task in own_tasks if task not in old.tasks)
         frozen = tuple(old.names) if new else old.frozen
@@ -157,8 +157,7 @@ def _refuse_other_adapters(settings: AdapterSettings, old: AdapterRecord, folder
     ):
         if given != found:
             raise InputError(
-                f"{key} is {given!r}, but the model {folder} has {found!r}; give that, or start from its base "
-                f"{old.base}"
+                f"{key} is {given!r}, but the model {folder} has {found!r}; give that, or {ModelFolder(folder).advice}"
             )
 
 

@@ -43,7 +43,7 @@ def announce(
     counted = retrieval or beside
     validation = f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
     if validated:
-        validation = f"validated every {plan.validate_every:,}"
+        validation = plan.when_validated
         if plan.choose_after:
             validation += f"; the best model is one of the last phase, after step {plan.choose_after:,}"
     examples = f"{sum(each.sampler.share for each in counted)} {counted[0].examples}"

@@ -287,7 +287,9 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
 
 
 def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
-    """The pooling of the base model in `folder`, from itself or the settings. Raises: InputError if they contradict."""
+    """The base model's configuration, with pooling from `folder` or the settings. Raises: InputError if they
+    contradict.
+    """
     own = ModelFolder(folder)
     if not own.describes_itself:
         plain = own.config(cast("Pooling | None", settings.pooling), settings.normalize, limit)

@@ -144,7 +144,7 @@ class TrainingData:
         return self.places[task].own.negatives or source
 
     def folder_of(self, collection: Collection, folder: Path) -> Path:
-        """The folder, in an output folder, for what is mined from a collection."""
+        """The subfolder of an output folder for the files mined from a collection."""
         return folder / f"corpus-{self.corpora.index(collection) + 1}" if len(self.corpora) > 1 else folder
 
     def say(self, text: str) -> None:
@@ -256,8 +256,7 @@ class TrainingData:
     def mined_files(self, source: NegativeSettings, folder: Path) -> list[Path]:
         """Files that may have been mined for an episode in `folder`, and the rankings beside them.
 
-        Of several collections these are their whole folders, whose files are mined again where they are of other
-        queries, passages or models.
+        With several collections, these are their whole folders; files in them that no longer fit are mined again.
         """
         if len(self.corpora) > 1:
             return [self.folder_of(each, place) for each in self.corpora for place in (folder, self.output)]

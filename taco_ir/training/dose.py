@@ -71,7 +71,7 @@ class DoseMeter:
         return 4 * sum(param.numel() for param in self._params) if self._every and not self._naive else 0
 
     def begin(self, step: int, tasks: int) -> None:
-        """Start a step, counted from 0, that has so many tasks."""
+        """Start step number `step`, counted from 0, with this number of tasks."""
         self.drop()
         self._wanted = self._every > 0 and (step + 1) % self._every == 0 and tasks == self._weighting.tasks
         if self._wanted and not self._naive:
@@ -93,7 +93,7 @@ class DoseMeter:
     def measure(self, optimizer: Optimizer) -> Dose | None:
         """The dose of the step, after the optimiser has applied the update in .grad; None if this step is not measured.
 
-        The norm of the update does not matter, so clipping does not.
+        Clipping makes no difference, since the norm of the update does not matter.
         """
         mean, wanted = self._mean, self._wanted
         self.drop()

@@ -1,6 +1,4 @@
-"""The encoder during training: one backbone for queries and passages, or two, and writing it to a checkpoint's
-folder.
-"""
+"""The encoder during training: one backbone for queries and passages, or two. It writes the models of checkpoints."""
 
 from __future__ import annotations
 
@@ -120,13 +118,11 @@ class DualEncoder(nn.Module):
         self.adapters, self.record = adapters, record
 
     def pass_key(self, text: Text) -> tuple[str, Role]:
-        """A key that is equal for texts that can share a forward pass: same tower or adapter and, with role adapters,
-        same role.
-        """
+        """A key that is equal for texts that can share a forward pass: same tower, adapter and role adapter."""
         return text.tower, text.role if self.config.roles in ADAPTER_MARKS else Role.PASSAGE
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D] of texts with one `pass_key`."""
+        """Vectors [B, D] of texts that have the same `pass_key`."""
         if self.adapters is not None:
             self.adapters.use(texts[0].tower or None)
         name = "passage" if self.adapters is not None else texts[0].tower
@@ -166,9 +162,7 @@ class DualEncoder(nn.Module):
         return [table for table in tables if table.num_embeddings >= LARGE_TABLE]
 
     def use_sparse_tables(self, sparse: bool) -> None:
-        """Choose sparse or dense gradients for large embedding tables; sparse ones have only the rows used in a
-        batch.
-        """
+        """Choose sparse or dense gradients for large embedding tables; sparse ones have only the rows used."""
         for table in self.large_tables():
             table.sparse = sparse
 
@@ -244,7 +238,7 @@ class DualEncoder(nn.Module):
                 (target / file).write_bytes(data)
 
     def describe(self, folder: Path) -> None:
-        """Write into `folder`, where a backbone is, how texts become vectors."""
+        """Write the configuration, which says how texts become vectors, into the backbone's `folder`."""
         write_description(folder, self.config, int(self.backbone("passage").config.hidden_size))
 
     def save_trained(self, folder: Path) -> None:

@@ -1,5 +1,4 @@
-"""Measures how much a task weighting could gain at most in a training: the scores of one model per task minus those of
-a shared one.
+"""Measures how much a task weighting could gain at most: how much better one model per task is than a shared one.
 
 All see the same queries of each task in a batch and the same number of batches, without weighting. A weighting tries to
 close this gap; if models of single tasks are no better, there is nothing to gain.
@@ -27,10 +26,13 @@ SHARED, OF_TASKS = "one model for all", "one for each task"
 
 
 def training_headroom(settings: TrainSettings, overwrite: bool = False) -> list[Headroom]:
-    """Train one model for all tasks and one for each, and return the difference in page R-precision on the held-out
-    queries of each task and in the macro average.
+    """Train one model for all tasks and one for each; returns how much better the separate models score.
 
-    The output folder holds a training for each, in `shared` and `tasks/TASK`; those already finished there are reused.
+    The score is page R-precision of held-out queries, on each task and in the macro average. The output folder holds
+    the trainings, in `shared` and `tasks/TASK`; those already finished there are reused.
+
+    Args:
+        overwrite: replace trainings in the output folder that were made with other settings, as in `train`.
 
     Raises:
         InputError: for settings that the comparison itself sets or does not cover, for fewer than two tasks, for no

@@ -34,8 +34,8 @@ class Loop:
     Args:
         validation: run by the first process; None: no validation, and the last model is kept.
         warm: a checkpoint of the previous episode, whose state is kept as far as `weighting` says.
-        before: how far earlier trainings read the streams of examples. The model's folder says how far they are read
-            now: all examples of the training count, even where an earlier model is the best.
+        before: how far earlier trainings have read the streams of examples. The position saved with the model counts
+            all examples of this training, even if the best model is from an earlier step.
         watchers: watchers of the log.
     """
 

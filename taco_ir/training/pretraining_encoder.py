@@ -30,9 +30,9 @@ from taco_ir.training.settings import PARTS, ObjectiveSettings
 class PretrainModel(DualEncoder):
     """One backbone with the heads that the loss needs; its output has a row for each text.
 
-    A row holds the vector, D numbers, where spans are contrasted, then the summed cross-entropy of the text's masked
-    tokens by the last layer (mlm) and by Condenser. All losses are functions of these rows, so that GradCache works
-    for all of them. The folders that it writes are plain Hugging Face ones.
+    A row holds the vector (D numbers, if spans are contrasted), then the summed cross-entropy of the text's masked
+    tokens by the last layer (mlm) and by Condenser. All losses are functions of these rows, so that GradCache works for
+    all of them. The folders that it writes are plain Hugging Face ones.
 
     Args:
         folder: the base model or a checkpoint; heads in it are used.
@@ -103,7 +103,7 @@ class PretrainModel(DualEncoder):
             save_head_file(self.condenser, folder / CONDENSER_FILE)
 
     def describe(self, folder: Path) -> None:
-        """Write nothing: the training of a retriever says how it pools."""
+        """Write nothing, since pooling is chosen when a retriever is trained."""
 
     def save_trained(self, folder: Path) -> None:
         """Write a plain Hugging Face folder with tokenizer, and the head for continued pre-training."""

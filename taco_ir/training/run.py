@@ -151,7 +151,7 @@ class Training:
             needed = (docid for pool in data.pools_of(collection) for docid in pool.docids)
             add_texts(work.texts_of(collection), collection, needed)
         if before.steps:
-            data.say(f"batches go on where {model} left them, after {before}")
+            data.say(f"each task continues after the examples that {model} was trained on: {before}")
         options = settings.weighting.weighting_options
         more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
         schedule, weighting = settings.objectives.schedule, settings.weighting.weighting

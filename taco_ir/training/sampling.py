@@ -69,9 +69,7 @@ class StreamPosition(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The content of `stream.json`: steps of all trainings so far and, as `dealt`, the position in each task's
-    examples.
-    """
+    """The content of `stream.json`: steps of all trainings so far and, in `dealt`, positions in tasks' examples."""
 
     steps: Annotated[int, 0] = 0
     dealt: Mapping[str, StreamPosition] = {}
@@ -80,7 +78,7 @@ class Stream(NamedTuple):
         return self.dealt.get(task, StreamPosition())
 
     def advance(self, steps: int, positions: Mapping[str, StreamPosition]) -> Stream:
-        """The content after another training with so many steps, which moved these tasks to new positions."""
+        """The content after another training of `steps` steps, which left its tasks at these positions."""
         return Stream(self.steps + steps, {**self.dealt, **positions})
 
     def __str__(self) -> str:
@@ -144,7 +142,7 @@ class EpochSampler:
         return sampled
 
     def position_after(self, batches: int) -> StreamPosition:
-        """The position after so many batches of this training."""
+        """The position after `batches` batches of this training."""
         return self._before.advance(batches, self.share)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:

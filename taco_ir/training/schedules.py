@@ -21,7 +21,7 @@ Active = npt.NDArray[np.bool_]
 
 
 class ScheduledTask(NamedTuple):
-    """What a schedule knows of a task: its phase, one of PHASES, and its number of examples."""
+    """A task as schedules see it: its phase, one of PHASES, and its number of examples."""
 
     phase: str
     size: int
@@ -39,6 +39,13 @@ class Plan(NamedTuple):
     steps: int
     validate_every: int
     choose_after: int = 0
+
+    @property
+    def when_validated(self) -> str:
+        """When validations take place, in words."""
+        if self.validate_every >= self.steps:
+            return "validated after the last step"
+        return f"validated every {self.validate_every:,} steps and after the last"
 
 
 class Schedule:

@@ -68,9 +68,7 @@ def sources_of(run: Any) -> list[str]:
 
 
 def queries_of_step(shares: str, batch: int) -> int:
-    """The number of queries in a step over all tasks: the sum of the shares if they are numbers, otherwise the batch
-    size.
-    """
+    """The number of queries in a step over all tasks: the sum of shares that are numbers, or the batch size."""
     return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
@@ -274,8 +272,7 @@ class ObjectiveSettings(Settings):
     reading_batch: int = flag(16, "questions in a batch, for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
-        "how many mined passages without an answer to read beside each gold passage, at most, in training and in "
-        "validation",
+        "beside each gold passage, read at most this many mined passages without an answer, also in validation",
         min=0,
         only=READS,
     )
@@ -408,7 +405,7 @@ class ValidationSettings(Settings):
     )
     validate_on: str = flag(
         "dev",
-        "which queries to validate on; queries taken from train are then not trained on",
+        "validate on dev queries, or on some train queries, which are then not trained on",
         choices=("dev", "train"),
     )
     pool_queries: int = flag(50, "validate on at most this many queries of each task", min=1)
@@ -597,9 +594,7 @@ class TrainSettings:
         return TrainSettings(**_drop_idle(merge({**self.flat(), "episodes": ()}, own), own))
 
     def check_episodes(self) -> None:
-        """Raise InputError if a weighting does not fit the schedule, or an episode cannot continue from the previous
-        one.
-        """
+        """Raise InputError if a weighting does not fit the schedule, or an episode cannot continue the one before."""
         episodes = self.each_episode()
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
@@ -660,9 +655,7 @@ def require(values: Mapping[str, Any], said: Callable[[str], str] = str) -> None
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """The keys that have no effect with these values (and defaults for the rest), with a description of when they have
-    one.
-    """
+    """The keys without effect, given these values (others at their default), each with when it has one."""
     whole = SimpleNamespace(**{**DEFAULTS, "task_tables": {}, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}

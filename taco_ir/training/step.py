@@ -129,7 +129,7 @@ class MultiTaskStep:
         ]
 
     def positions_after(self, steps: int) -> dict[str, StreamPosition]:
-        """The position in each task's examples after so many steps of this training."""
+        """The position in each task's examples after `steps` steps of this training."""
         batches = self._schedule.count_batches(steps) if self._schedule else [steps] * len(self.objectives)
         return {each.task: each.sampler.position_after(own) for each, own in zip(self.objectives, batches, strict=True)}
 

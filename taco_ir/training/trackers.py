@@ -86,9 +86,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends curves to Weights & Biases, configured by its own variables (WANDB_MODE=offline keeps them in the
-    training's folder).
-    """
+    """Sends curves to Weights & Biases, or with WANDB_MODE=offline keeps them in the training's folder."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings

@@ -1,6 +1,4 @@
-"""Validation during training: page R-precision in a fixed pool of passages for each task, and answers of reading tasks
-(EM).
-"""
+"""Validation during training: page R-precision in a fixed pool of passages for each task, and EM of reading tasks."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class Pool(NamedTuple):
     random: Sequence[str] = ()
 
     def sample_distractors(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
-        """A query's own hard passages, followed by so many random ones, sampled for it; gold may be among them."""
+        """A query's own hard passages, then `random` random ones, sampled for it; gold may be among them."""
         places = generator(seed, self.task, qid).choice(
             len(self.random), size=min(random, len(self.random)), replace=False
         )

@@ -1,6 +1,4 @@
-"""Task weightings: combine the gradients of T tasks, given one at a time, into one update. Each paper's method is one
-file.
-"""
+"""Task weightings, which combine the gradients of T tasks into one update. Each paper's method is one file."""
 
 import math
 

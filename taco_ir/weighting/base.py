@@ -31,8 +31,8 @@ class TaskWeighting(nn.Module):
     into memory together, call its parts: `begin`, then for every task the backward pass of its loss and `add`, in any
     order, then `combine` (or `drop`). The update is a weighted mean of the gradients: the weights sum to 1, so a
     learning rate means the same under every strategy. Where a paper's method departs from that, its class says so.
-    State is in buffers, so checkpoints include it; the sums of an unfinished step are no state. `add` and `combine` get
-    the parameters again each time, always in one order.
+    State is in buffers, so checkpoints include it; the sums of an unfinished step are not part of it. `add` and
+    `combine` get the parameters again each time, always in one order.
 
     A strategy implements `_fold` and `_update`, and `_forget` where it gathers anything in a step.
 
@@ -195,9 +195,7 @@ class TaskWeighting(nn.Module):
         return 0
 
     def specific_share(self) -> float | None:
-        """The share of the parameters with nearly all weight on one task; None if all parameters have the same
-        weights.
-        """
+        """The share of parameters with nearly all weight on one task; None if all parameters have the same weights."""
         return None
 
     @classmethod

@@ -36,9 +36,7 @@ class Block(NamedTuple):
 
 
 class Layout:
-    """The places of parameters in one flat vector of P numbers: dense `blocks` first, then a block for each of
-    `tables`.
-    """
+    """The places of parameters in a flat vector of P numbers: dense `blocks`, then a block for each of `tables`."""
 
     def __init__(self, params: Sequence[Tensor], embeddings: Collection[int] = ()) -> None:
         self.shapes = [param.shape for param in params]
@@ -125,9 +123,7 @@ class TableGradients:
         return kept
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows that any task used and their gradients, T x R x D, in chunks of about `layout.chunk` numbers per
-        task.
-        """
+        """Rows that any task used, with gradients T x R x D, in chunks of about `layout.chunk` numbers per task."""
         if not self._kept:
             return
         layout, width = self._layout, self.shape[1]

@@ -13,9 +13,9 @@ from taco_ir.weighting.base import Gradients, StepReport, require
 
 
 class CommonGradientDescent(GramianWeighting):
-    """Moves task weights by a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), then scales their sum to 1.
+    """Gives more weight to tasks whose gradients agree with those of all tasks.
 
-    The update of a step already has its new weights.
+    A step's weights are a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), scaled to sum to 1.
     Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1, which gives gradients the length
     sqrt(L_k) in place of |g_k| in their inner products, for stability.
     Differs: no group adjustment (its C = 0: all tasks j count alike, since batch sizes account for the tasks' sizes);
@@ -50,7 +50,7 @@ class CommonGradientDescent(GramianWeighting):
 
 
 def agreement(gramian_TT: Tensor, losses_T: Tensor) -> Tensor:
-    """sqrt(L_i L_j) cos(g_i, g_j), T x T; 0 for a gradient that is zero. A loss below 0 counts as 0."""
+    """How far gradients agree, sqrt(L_i L_j) cos(g_i, g_j), T x T; 0 for a zero gradient or a loss below 0."""
     norms_T = gramian_TT.diagonal().clamp(min=0).sqrt()
     roots_T = losses_T.clamp(min=0).sqrt()
     scale_T = torch.where(norms_T > 0, roots_T / norms_T, torch.zeros_like(norms_T))

@@ -64,7 +64,7 @@ class JacobianDescent(GramianWeighting):
 class UPGrad(JacobianDescent):
     """The mean of the gradients, each projected on the dual cone of all: no task's loss rises, to first order.
 
-    Quinton and Rey 2024. TorchJD takes gradients whose squares sum to less than 1e-4 for ones without conflict.
+    Quinton and Rey 2024. TorchJD treats gradients whose squares sum to less than 1e-4 as free of conflict.
     """
 
     aggregator = "UPGrad"

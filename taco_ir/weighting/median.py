@@ -22,7 +22,8 @@ ROOM = 32  # one entry in so many may lie inside the bracket: three times what a
 
 
 class Sensitivities:
-    """|g * theta| of one task, over pairs of flat vectors (g, theta); computed in chunks, never stored as a whole.
+    """One task's sensitivities |g * theta|, for pairs of flat vectors (g, theta); computed in chunks, never stored
+    whole.
 
     Args:
         zeros: number of further sensitivities that are 0 and in no pair: rows of tables that no text used.
@@ -35,9 +36,7 @@ class Sensitivities:
         self.size = sum(len(grad) for grad, _ in pairs)
 
     def sample(self, count: int) -> Tensor:
-        """About `count` sensitivities, evenly spaced at a prime distance, so that no column of a matrix is
-        preferred.
-        """
+        """About `count` sensitivities at equal, prime distances, so that no column of a matrix is preferred."""
         step = 1
         if self.size > count:
             step = max(2, self.size // count)
@@ -66,7 +65,7 @@ def median(sensitivities: Sensitivities, active_only: bool) -> float:
     """The lower median; 0 if no value counts, NaN if a value is infinite or NaN.
 
     `active_only` leaves out what is zero but for rounding: values of at most the machine precision times the mean of
-    the (sampled) values above zero. A key's bias, for one, has no gradient, which float32 sums make now 0, now 1e-12 of
+    the (sampled) values above zero. A key's bias, for example, has no gradient, but in float32 its sums may be 1e-12 of
     the others'. Otherwise every zero counts, those in no pair too.
     """
     small = sensitivities.size <= SMALL
@@ -120,7 +119,7 @@ def _bracket(ordered: Floats, zeros: int) -> Bracket | None:
 
 
 def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
-    """Count the values below the bracket, keep those inside, and pick the median by rank; None if it lies outside.
+    """Find the median inside a bracket, by its rank after counting the values below; None if it lies outside.
 
     numpy compares and counts several times faster than torch.
     """
@@ -140,7 +139,7 @@ def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: flo
 def select_by_one_reading(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
     """Like `select_in_bracket`, but reads from the device only once instead of once for every chunk.
 
-    Values inside go to places of a vector, which has room for them unless many tie; the others to the place behind.
+    Values inside are written to a vector, which has room for them unless many tie; all others go to its last place.
     """
     grad, _ = sensitivities.pairs[0]
     low, high = bracket

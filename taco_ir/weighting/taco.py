@@ -52,8 +52,8 @@ class Taco(TaskWeighting):
     burn-in. Tau is state: a resumed training, and an episode that keeps this one's state, go on with it.
 
     Args:
-        tau: temperature; below 0, sensitive tasks are discouraged. Or "share:0.2", of the parameters that any task is
-            sensitive to: a number of its own means another thing for each backbone.
+        tau: temperature; below 0, sensitive tasks are discouraged. "share:0.2" chooses it so that this share of the
+            parameters is task-specific, since one number means different things for different backbones.
         discourage: use the softmax of -S / tau.
         beta: share of S that an update keeps.
         burn_in: share of the training with uniform weights.
@@ -336,7 +336,7 @@ class Taco(TaskWeighting):
 
 
 class OnlineSoftmax:
-    """For each of n entries, sum_k softmax_k(x) g_k over the tasks folded in so far. Memory: 3 n floats.
+    """For each of n entries, the sum of softmax_k(x) g_k over the tasks k so far. Memory: 3 n floats.
 
     The running maximum of online softmax is updated lazily: an entry's reference is the first task's logit, and moves
     only where a later logit exceeds it by more than `HEADROOM`, which few do. The result is the same up to rounding.

@@ -170,6 +170,9 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         open_collection(f"{path}?body")
     with pytest.raises(InputError, match="--columns id=docno id=body: give id only once"):
         open_collection(f"{path}?id=docno&id=body")
+    datasets.Dataset.from_dict({"id": ["a"], "text": [None]}).to_parquet(str(path))
+    with pytest.raises(InputError, match=r"row 1: its id is 'a', its title '', its text None; id and text are needed"):
+        open_collection(str(path))
 
 
 @pytest.mark.parametrize("name", ["sample", "folder"])

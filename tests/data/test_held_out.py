@@ -57,9 +57,7 @@ def test_the_seed_draws_the_pages() -> None:
 
 
 def test_one_page_cannot_be_split() -> None:
-    with pytest.raises(
-        InputError, match="nq: its 4 train queries with gold share 1 pages; these are too few to hold out 10%"
-    ):
+    with pytest.raises(InputError, match="nq: its 4 train queries with gold share 1 pages, too few to hold out 10%"):
         split_by_page(queries([[1]] * 4), 0.1, 0, "nq")
 
 

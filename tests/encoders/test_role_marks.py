@@ -256,7 +256,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         (tmp_path / kind / ROLE_FILE).write_bytes(b"no tensors")
         with pytest.raises(InputError, match=r"roles.safetensors: cannot be read"):
             load_encoder(str(tmp_path / kind))
-    said = r"--precision int8: .*prompt has adapters \(roles prompt\), which must stay in float32"
+    said = r"--precision int8: .*prompt has adapters \(roles prompt\), which work only in float32"
     with pytest.raises(InputError, match=said):
         load_encoder(str(tmp_path / "prompt"), precision="int8")
     EncoderConfig("mean").save(tmp_path / "m")

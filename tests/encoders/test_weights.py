@@ -219,7 +219,7 @@ def without_matrices(folder: Path) -> None:
 
 
 LAYER, NORM = "encoder.layer.0.output.dense.weight", "embeddings.LayerNorm.weight"
-NEEDED = f"{LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{SCALES}, one for each row"
+NEEDED = f"{LAYER} needs {LAYER}{NUMBERS}, an int8 matrix, and {LAYER}{SCALES}, with a scale for each row"
 
 
 @pytest.mark.parametrize(

@@ -428,8 +428,8 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
         load_reader(str(tiny_bert))
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)
-        merged = ", or what export --what huggingface makes of both" * (method == "lora")
-        needed = f"but a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        merged = ", or merge the two by export --what huggingface" * (method == "lora")
+        needed = f"but a whole model is needed; give its base model, {tiny_bert}{merged}$"
         with pytest.raises(InputError, match=f"{method}: it holds only adapters \(method {method}\), {needed}"):
             train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"

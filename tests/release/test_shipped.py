@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taco_ir.adaptation.encoder import start_encoder
+from taco_ir.adaptation.settings import AdaptSettings
+from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TASK_NAMES, canonical_task
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
@@ -54,6 +57,14 @@ def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
     plain_BD = backbone.encode_queries(["The Great Gatsby"], None)
     for task in read_facts(FOLDER).tasks:
         assert not np.allclose(shipped.encode_queries(["The Great Gatsby"], task), plain_BD, atol=0.01)
+
+
+def test_errors_name_its_backbone_as_it_is_called() -> None:
+    said = f"give its base model, {SHIPPED_BACKBONE}$"
+    with pytest.raises(InputError, match=f"--precision int8: .* has adapters, which work only in float32; {said}"):
+        load_encoder(SHIPPED, precision="int8")
+    with pytest.raises(InputError, match=f"--model {SHIPPED}: it has adapters of its own .*; {said}"):
+        start_encoder(AdaptSettings(model=SHIPPED, index="i", output="o", topics=("nq-train",)), ["nq"])
 
 
 def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:

@@ -84,7 +84,9 @@ def test_it_is_chosen_on_passages_when_an_index_is_built(vectors: VectorSet, tmp
     main([*command, "1"])  # the index is there
     last = Effort.read(output)
     assert first and last and first.value < last.value and (last.recall, last.hits) == (1, 100)
-    with pytest.raises(InputError, match="--recall goes with a --factory of HNSW or IVF; 'Flat' looks at all vectors"):
+    with pytest.raises(
+        InputError, match="--recall needs a --factory with HNSW or IVF; 'Flat' always searches all vectors"
+    ):
         main([*command[:3], str(tmp_path / "flat"), "--recall", ".9"])
     assert not (tmp_path / "flat").exists()
     (output / RECALL_FILE).write_text('{"value": "x"}')
@@ -95,11 +97,11 @@ def test_it_is_chosen_on_passages_when_an_index_is_built(vectors: VectorSet, tmp
 @pytest.mark.parametrize("folder", ["IVF64,Flat"], indirect=True)
 def test_what_cannot_be_reached_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = DenseIndex(folder)
-    with pytest.raises(InputError, match=r"--recall 0\.9: one query is too few to choose on"):
+    with pytest.raises(InputError, match=r"--recall 0\.9: to choose takes at least two queries"):
         index.reach(0.9, QUERIES[:1], HITS, folder)
     monkeypatch.setattr(recall_module, "_recall", lambda *_: 0.75)
     with pytest.raises(
-        InputError, match=r"--recall 0\.9: .*index does not reach it \(nprobe 64 finds 0\.7500, the most"
+        InputError, match=r"--recall 0\.9: .*index does not reach it \(the largest nprobe, 64, finds 0\.7500"
     ):
         index.reach(0.9, QUERIES, HITS, folder)
     assert not (folder / RECALL_FILE).exists()

@@ -108,7 +108,7 @@ def test_a_gzip_file_is_refused_with_the_command_that_unpacks_it(tiny_bert: Path
         (
             ["--shards", "2"],
             ["--shards", "3"],
-            "shard-1-of-2: a shard of 2, not of 3; give --shards 2 or --overwrite",
+            "shard-1-of-2: it is one of 2 shards, not of 3; give --shards 2 or --overwrite",
         ),
         (["--shards", "2", "--normalize"], ["--shards", "2"], "exists and was made differently (encoder is "),
     ],
@@ -150,7 +150,7 @@ class Elsewhere:
         ({"passages": "/no/passages.jsonl"}, "--collection /no/passages.jsonl: a worker does not find it; give a path"),
         ({"output": "/no/vectors"}, "--output /no/vectors: a worker does not find it"),
         ({"model": {"model": "/no/model", "pooling": "mean"}}, "--model /no/model: a worker does not find it"),
-        ({"recipe": {"encoder": "another"}}, 'a worker would make other vectors (encoder is "'),
+        ({"recipe": {"encoder": "another"}}, 'a worker has other passages or another model (encoder is "'),
     ],
 )
 def test_a_worker_names_what_its_machine_lacks(

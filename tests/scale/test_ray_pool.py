@@ -41,7 +41,7 @@ def test_units_whose_workers_end_go_to_others_and_one_that_none_can_do_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = {"2": ("fails", 1), "3": ("dies", 2), "5": ("dies", 3)}
-    with pytest.raises(InputError, match=r"1 of 6 shards are not done \(shard 5: 3 workers ended at it"):
+    with pytest.raises(InputError, match=r"1 of 6 shards are not finished \(shard 5: 3 workers ended at it"):
         do(tmp_path, wrong=wrong)
     assert are_whole(tmp_path, ALL - {5})
     assert caplog.text.count("shard 3 of 6: its worker ended") == 2 and "KeyError: 3" in caplog.text

@@ -46,7 +46,7 @@ def test_a_unit_whose_worker_ends_goes_to_another(
 
 
 def test_a_unit_at_which_three_workers_end_is_named_and_others_go_on(tmp_path: Path) -> None:
-    said = r"1 of 6 shards are not done \(shard 3: 3 workers ended at it \(Killed\)\); the same command does them"
+    said = r"1 of 6 shards are not finished \(shard 3: 3 workers ended at it \(Killed\)\); run the same command again"
     with pytest.raises(InputError, match=said):
         do(tmp_path, Processes(2, "cpu"), wrong={"3": ("dies", 3)})
     assert are_whole(tmp_path, ALL - {3})
@@ -55,7 +55,7 @@ def test_a_unit_at_which_three_workers_end_is_named_and_others_go_on(tmp_path: P
 
 
 def test_where_every_worker_ends_it_stops_early(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="6 of 6 shards are not done"):
+    with pytest.raises(InputError, match="6 of 6 shards are not finished"):
         do(tmp_path, Processes(1, "cpu"), wrong={str(number): ("dies", 9) for number in ALL})
     assert rows(tmp_path / "loaded") <= pool.TRIES * (pool.TRIES + 2)
 
@@ -69,7 +69,7 @@ def test_a_mistake_of_the_user_is_told_as_it_is(tmp_path: Path, what: str, said:
 
 def test_workers_that_never_begin_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match=r"workers end before they begin \(exit code 1\)"):
+    with pytest.raises(InputError, match=r"workers ended before they could begin \(exit code 1\)"):
         do(tmp_path, Processes(2, "cpu"))
 
 

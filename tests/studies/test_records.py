@@ -248,7 +248,7 @@ def values(value: Any) -> Callable[[Path], object]:
             changed(lambda record: record["topics"].update(x=record["topics"]["nq-dev"])),
             "its topics are nq-dev, wow-dev, x, but its values are for nq-dev, wow-dev",
         ),
-        (changed(lambda record: record.update(format=1)), "written in another format; allowed is 2"),
+        (changed(lambda record: record.update(format=1)), "format is 1; this version reads only 2"),
         (changed(lambda record: record.pop("seed")), "line 1: no seed, which is needed"),
         (changed(lambda record: record.update(seeds=1)), "line 1: unknown key 'seeds'; did you mean seed?"),
         (changed(lambda record: record.update(topics=[])), "topics is []; it must be an object"),
@@ -258,7 +258,7 @@ def values(value: Any) -> Callable[[Path], object]:
         (lambda folder: (folder / QUERIES).write_bytes(b"{}"), f"{QUERIES}: cannot be read"),
         (
             lambda folder: (folder / QUERIES).write_bytes(gzip.compress(b"[]")),
-            "written in another format; allowed is 2",
+            "its format is not 2, the only one that this version reads",
         ),
         (changed(lambda record: record.update(corpus="other")), "the record was changed by hand: check is "),
         (changed(lambda record: record.update(values="0" * 16)), f"its values are not in {QUERIES}"),

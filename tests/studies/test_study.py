@@ -381,10 +381,10 @@ def test_a_command_that_fails_names_its_log(
     with pytest.raises(InputError, match="jobs failed"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     assert "naive, seed 1: train ended with exit code 2: error: " in caplog.text and "output.txt" in caplog.text
-    with pytest.raises(InputError, match="--corpora half: the conditions have whole, part"):
+    with pytest.raises(InputError, match="--corpora half: no such corpus; the conditions have whole, part"):
         reproduce([*argv, "--corpora", "half"])
     for given, message in (
-        (f"tine={tmp_path}", "--models tine: the conditions name tiny"),
+        (f"tine={tmp_path}", "--models tine: no such model; the conditions name tiny"),
         ("tiny", "--models 'tiny' is not NAME=FOLDER"),
     ):
         with pytest.raises(InputError, match=message):

@@ -123,6 +123,6 @@ def test_the_leaderboard_shows_them(study: Path, record: Record, capsys: pytest.
 
 def test_answers_need_a_search(tmp_path: Path) -> None:
     study = STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", "")
-    said = "condition 'joint': answers are scored together with their search; search is missing"
+    said = "condition 'joint': answer needs search too, since answers are scored together with their search"
     with pytest.raises(InputError, match=said):
         read_study(write_conditions(tmp_path, study))

@@ -12,6 +12,7 @@ from taco_ir.training.schedules import (
     READING,
     RETRIEVAL,
     SELF_SUPERVISED,
+    Plan,
     Schedule,
     ScheduledTask,
     alternate,
@@ -145,3 +146,8 @@ def test_an_epoch_is_the_longest_task(tasks: list[tuple[int, int]]) -> None:
     )
     assert all(steps * share >= size for size, share in tasks)
     assert any((steps - 1) * share < size for size, share in tasks)
+
+
+def test_a_plan_says_when_it_validates() -> None:
+    assert Plan(4, 9).when_validated == Plan(4, 4).when_validated == "validated after the last step"
+    assert Plan(10, 4).when_validated == "validated every 4 steps and after the last"

@@ -64,7 +64,7 @@ class Source(NamedTuple):
         key: returns everything that the content depends on.
         passages: reads the passages.
         topics: reads the queries of each task and split.
-        tasks: the task of topics whose name differs from it, such as topics with only some queries.
+        tasks: by name of topics, their task, if the name does not tell it.
     """
 
     layout: str

@@ -1,6 +1,4 @@
-"""Collections as tables: a parquet file, a folder saved by Hugging Face's datasets, or a data set on a hub
-(`hf:NAME`).
-"""
+"""Collections as tables: a parquet file, a folder saved by Hugging Face's datasets, or a hub's data set (`hf:NAME`)."""
 
 from __future__ import annotations
 
@@ -110,9 +108,8 @@ def _passages(table: Any, names: Mapping[str, str], place: str) -> Iterator[Reco
             title = columns["title"][place_in_batch] if "title" in columns else ""
             text = columns["text"][place_in_batch]
             if not isinstance(docid, str | int) or not isinstance(text, str) or not isinstance(title or "", str):
-                raise InputError(
-                    f"{where}: its id is {docid!r} and its text {str(text)[:80]!r}; both are needed, as texts"
-                )
+                said = f"its id is {abbreviate(docid)}, its title {abbreviate(title)}, its text {abbreviate(text)}"
+                raise InputError(f"{where}: {said}; id and text are needed, and all must be texts (ids may be numbers)")
             yield Record(Passage(str(docid), str(docid), title or "", text), where)
 
 

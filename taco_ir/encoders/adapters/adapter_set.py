@@ -91,9 +91,7 @@ class Adapters(nn.Module):
             self.use(before)
 
     def repeated(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Two contexts for gradient checkpointing, for the forward pass and its repetition, which restore the active
-        adapter.
-        """
+        """Contexts for gradient checkpointing, which activate the same adapter when the forward pass is repeated."""
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
@@ -105,9 +103,7 @@ class Adapters(nn.Module):
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors to store in a model folder: the trained ones, or for reparameterised prompts the computed
-        vectors.
-        """
+        """The tensors to store in a model folder: the trained ones or, for reparameterised prompts, the result."""
         return {
             f"{name}.{key}": tensor.detach()
             for name in self.names

@@ -36,9 +36,7 @@ class Insert(nn.Module):
         return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """The tensors of an adapter to store in a model folder: its own, unless the method computes them from
-        others.
-        """
+        """An adapter's tensors to store in a model folder: the trained ones, or what the method computes from them."""
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:

@@ -24,7 +24,7 @@ DOWN_DEVIATION = 1e-2
 
 
 class Bottleneck(nn.Module):
-    """B(x) = scale W_up gelu(W_down x + b) + c, zero at the start. Differs: GELU, which IAA's text leaves open."""
+    """A bottleneck, zero at the start: B(x) = scale W_up gelu(W_down x + b) + c. Differs: IAA's text names no GELU."""
 
     def __init__(self, hidden: int, width: int, scale: float = 1.0) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class AdapterRecord:
         base: folder or hub name of the backbone; a relative path is inside the model's folder.
         digest: hash of the backbone's weights, configuration and tokenizer.
         lent: for a task without an adapter (`*`: all others), the task whose adapter its queries use, or `none`.
-        positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
+        positions: where position ids of texts start, if not as usual for the method (see `methods.positions_of`).
     """
 
     method: str
@@ -97,9 +97,7 @@ class AdapterRecord:
         return _adapter_of_task(task)
 
     def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """A copy in which more tasks borrow adapters. Raises: InputError for a lender without one, or a task that has
-        one.
-        """
+        """A copy in which more tasks borrow adapters. Raises: InputError if a lender has none, or a task has one."""
         for task, lender in lenders.items():
             if task in self.tasks:
                 raise InputError(f"task {task!r} cannot borrow the adapter of {lender!r}: it has its own; leave it out")

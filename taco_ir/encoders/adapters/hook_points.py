@@ -33,9 +33,7 @@ class Shape:
 
 
 class Span(NamedTuple):
-    """The place of an adapter that reads the input of `entry` (None: the output of `exit`) and adds to the output of
-    `exit`.
-    """
+    """A place for an adapter, which reads the input of `entry` (None: the output of `exit`) and adds to that output."""
 
     entry: nn.Module | None
     exit: nn.Module

@@ -23,7 +23,7 @@ SCALE = 2  # alpha / rank, a common choice; the papers name none
 
 
 class Lora(Insert):
-    """Adds 2 B A to the weights W, with B zero at the start. The tensors are in the backbone, where peft puts them."""
+    """Low-rank changes: W + 2 B A, with B zero at the start. The tensors are in the backbone, where peft puts them."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()

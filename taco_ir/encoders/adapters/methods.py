@@ -51,9 +51,7 @@ def mergeable() -> list[str]:
 
 
 def positions_of(method: str, said: str = "") -> str:
-    """Where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`); `said`, or the method's
-    default.
-    """
+    """Where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`); the method has a default."""
     return said or (method_of(method).positions if method in METHODS else "")
 
 

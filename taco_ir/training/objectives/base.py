@@ -1,6 +1,4 @@
-"""The interface of training objectives: batches of examples, and the gradient of a loss; also what they are made
-from.
-"""
+"""The interface of training objectives, which make batches of examples and add the gradient of a loss."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ class Work:
     Attributes:
         held_out: documents that pre-training holds out.
         before: how far earlier trainings have read each task's examples.
-        readable: the queries to use, by task, of those tasks that are read but not retrieved for.
+        readable: by task, the queries to use for tasks that train reading but not retrieval.
         negatives: mined negatives, by task.
         texts: all passages of the run's collection that the tasks need; each task adds its own.
         other_texts: the same for other collections.
@@ -99,10 +97,10 @@ class Work:
     other_texts: dict[Collection, Texts] = field(default_factory=dict)
 
     def means(self, negatives: int = 0, multi_positive: bool = False, task: str = "") -> Means:
-        """The means of a task with so many hard negatives a query.
+        """Everything that a task needs to compute its batches and loss, for a number of hard negatives per query.
 
         Args:
-            task: its name, where its collection and its own settings count; else those of the run do.
+            task: the task, whose own collection and settings are used; empty: those of the training.
         """
         optimiser, batch, texts = self.optimiser, self.batch, self.texts
         temperature, length = batch.temperature, 0
@@ -157,7 +155,7 @@ class Work:
         if len(examples) < batch:
             raise InputError(
                 f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection"
-                f" {self.data.collection.name} can be used{lacking}; passage_batch is {batch}"
+                f" {self.data.collection.name} can be used{lacking}, but passage_batch is {batch}"
             )
         return self.samplers([task], [examples], [batch])[0]
 
@@ -231,9 +229,7 @@ class Objective(ABC):
 
     @abstractmethod
     def activation_bytes(self, token_bytes: float) -> float:
-        """Memory of a process's activations for the longest possible texts, given the bytes per token over all
-        layers.
-        """
+        """A process's memory of activations for the longest possible texts, from the bytes per token of all layers."""
 
     @abstractmethod
     def batch(self, number: int) -> Any:

@@ -1,6 +1,4 @@
-"""Heads for self-supervised training: the masked-language head, and Condenser's layers, which are discarded
-afterwards.
-"""
+"""Heads for self-supervised training: the masked-language head, and Condenser's layers, which are not kept."""
 
 from __future__ import annotations
 

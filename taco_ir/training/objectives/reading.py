@@ -87,7 +87,7 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
 
 
 def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[str]]:
-    """By task, the queries with a usable answer, for tasks that are only read, not retrieved for."""
+    """By task, the queries with a usable answer, for tasks that train reading but not retrieval."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         place = data.places[task]

@@ -180,7 +180,7 @@ def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a whole model; --base is only for adapters"):
         load_encoder(str(tiny_bert), pooling="mean", base=str(tiny_bert))
     folder = str(saved(tmp_path, tiny_bert))
-    with pytest.raises(InputError, match="--precision int8: .* holds adapters"):
+    with pytest.raises(InputError, match=rf"--precision int8: .* has adapters, .*; give its base model, {tiny_bert}$"):
         load_encoder(folder, precision="int8")
     with pytest.raises(InputError, match="already records how it pools"):
         load_encoder(folder, pooling="mean")
