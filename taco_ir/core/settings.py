@@ -215,11 +215,6 @@ def number_or_text(kind: Any) -> Callable[[str], Any]:
     return convert if kind in (int, float) else str
 
 
-def parse_words(text: str) -> list[str]:
-    """argparse type: split `nq,fever` into words."""
-    return [word for word in text.split(",") if word]
-
-
 def parse_option(text: str) -> list[tuple[str, Any]]:
     """argparse type: parse `tau=2` or `nq=2,fever=1` into names and TOML scalars; words need no quotes.
 
@@ -254,7 +249,8 @@ def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: s
     if kind is bool:
         settings |= {"action": argparse.BooleanOptionalAction}
     elif kind == WORDS:
-        words = (lambda text: [text]) if own.get("whole") else parse_words  # whole: words may hold commas
+        whole = own.get("whole")  # words may hold commas
+        words = (lambda text: [text]) if whole else (lambda text: [word for word in text.split(",") if word])
         settings |= {"nargs": "+", "type": words, "metavar": own.get("metavar", "TASK")}
     elif kind == OPTIONS:
         settings |= {"nargs": "+", "type": parse_option, "metavar": "NAME=VALUE"}

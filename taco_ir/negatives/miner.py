@@ -260,19 +260,16 @@ def _mine_rows(
     for topic in topics:
         name = canonical_name(collection, topic)
         retrieved[name] = [Retrieved(0, 0, {}) for _ in views]
-        mined = [_mine_view(collection, view, topic, f" by {view.name}" if len(views) > 1 else "") for view in views]
+        mined = []
+        for view in views:
+            run = view.rankings.run(topic)
+            _check_run(run, topic, collection, view.settings, f" by {view.name}" if len(views) > 1 else "")
+            mined.append(_mine_run(collection, run, topic, view.settings))
         for query, *found in zip(topic.queries, *mined, strict=True):
             retrieved[name] = [seen.add(query.qid, each) for seen, each in zip(retrieved[name], found, strict=True)]
             yield name, query.qid, [each.negatives for each in found]
         seen = sum(each.seen for each in retrieved[name])
         log.info("%s: filtered %s hits of %s queries", topic.name, f"{seen:,}", f"{len(topic.queries):,}")
-
-
-def _mine_view(collection: Collection, view: _View, topics: Topics, by: str) -> Iterator[Mined]:
-    """The negatives of each query by one source, which messages call `by`."""
-    run = view.rankings.run(topics)
-    _check_run(run, topics, collection, view.settings, by)
-    return _mine_run(collection, run, topics, view.settings)
 
 
 def _check_run(run: Run, topics: Topics, collection: Collection, settings: MiningSettings, by: str) -> None:

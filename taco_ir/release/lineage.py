@@ -51,7 +51,8 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
         known = any((start.parent / name).is_file() for name in (CONFIG_FILE, MADE_OF_FILE))
         if not place and start.name == "model" and known:
             raise InputError(f"{run}: this training started from the model of {start.parent}; name that training first")
-        if place and not _is_inside(start, before):
+        tail = before.parts[-TAIL:]  # the training may have been moved since
+        if place and not any(folder.parts[-TAIL:] == tail for folder in start.parents):
             raise InputError(
                 f"{run}: this training started from {start}, which is not the model of the training named before "
                 f"it, {before}"
@@ -103,12 +104,6 @@ def _read_adaptation(run: Path, settings: AdaptSettings) -> Stage:
     if dropped := report.dropped:
         said["not helped on held-out queries, so left to the base"] = ", ".join(dropped)
     return Stage(tuple(sorted(tasks)), said)
-
-
-def _is_inside(model: Path, run: Path) -> bool:
-    """Whether a model is in a training's folder, which may have been moved since."""
-    tail = run.parts[-TAIL:]
-    return any(folder.parts[-TAIL:] == tail for folder in model.parents)
 
 
 def _read_pretraining(run: Path) -> Stage:

@@ -121,6 +121,7 @@ def render_card(folder: Path, results: Path, name: str) -> str:
     model = read_json(backbone / "config.json", dict[str, Any])
     base = described["base"][facts.base]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    data = [[task, described["task"][task]["title"], described["task"][task]["licence"]] for task in facts.tasks]
     return TEMPLATE.read_text(encoding="utf-8").format(
         name=name,
         hub=base["hub"],
@@ -133,7 +134,7 @@ def render_card(folder: Path, results: Path, name: str) -> str:
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
         megabytes=size / 1e6,
-        data=_data_table(facts.tasks, described["task"]),
+        data=render(Table("", ["task", "train queries of", "licence"], data), "markdown"),
         left_out=_left_out(facts.tasks, described["task"]),
         recipe=recipe_table(facts.stages),
         result=facts.result,
@@ -153,11 +154,6 @@ def _read_descriptions() -> dict[str, Any]:
 
 def _is_commercial(data_set: Mapping[str, Any]) -> bool:
     return bool(data_set.get("commercial", True))
-
-
-def _data_table(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
-    rows: list[list[Cell]] = [[task, described[task]["title"], described[task]["licence"]] for task in tasks]
-    return render(Table("", ["task", "train queries of", "licence"], rows), "markdown")
 
 
 def _left_out(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
