@@ -38,7 +38,7 @@ def parser() -> Parser:
     )
     flags.flag("--output", "folder to write the exports to", required=True, metavar="FOLDER")
     what = (
-        "what to write; queries needs --topics, compact needs --megabytes, vectors needs --vectors and stands alone "
+        "what to write; queries needs --topics, compact needs --megabytes, vectors needs --vectors, is written alone "
         "[default: everything possible of the model]"
     )
     flags.flag("--what", what, nargs="+", choices=(*KINDS, VECTORS))
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 def export_vectors(options: Namespace, output: Path) -> None:
     """Write passages with their vectors in the format that the options name."""
     if len(options.what) > 1 or options.vectors is None:
-        raise InputError(f"--what {VECTORS} stands alone and needs --vectors FOLDER, which taco_ir.encode writes")
+        raise InputError(f"--what {VECTORS} is written alone, and needs --vectors FOLDER from taco_ir.encode")
     request = StoreRequest(options.vectors, options.collection, options.format, options.url)
     record = partial(read_made_of, output)
     with claim_output(output, request.made_of, options.overwrite, resume=True, record=record) as finished:

@@ -163,7 +163,7 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
         )
     for key in said.structure[name]:
         if key not in said.types:
-            raise InputError(f"{path}: types has no {abbreviate(key)}, which structure names")
+            raise InputError(f"{path}: key structure names the module {abbreviate(key)}, which key types lacks")
         yield _module(path, said.types[key], router, key)
 
 

@@ -151,8 +151,8 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
 def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
     """Raise InputError if the negatives were mined from another collection than the one with this fingerprint."""
     if other := [header.collection for header in sources if collection not in {None, header.collection}]:
-        both = f"mined from collection {other[0]!r}, this collection is {collection!r}"
-        raise InputError(f"{path}: {both}; mine negatives from it")
+        both = f"mined from collection {other[0]!r}, but the given collection is {collection!r}"
+        raise InputError(f"{path}: {both}; mine negatives from the given one")
 
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:

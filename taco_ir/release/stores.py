@@ -1,12 +1,12 @@
-"""Hands encoded passages to the stores of others: parquet files, Qdrant, and JSON lines for Lucene's HNSW index.
+"""Exports encoded passages to vector stores: parquet files, Qdrant, and JSON lines for Lucene's HNSW index.
 
     DIR/manifest.json              what it was made of, and how many blocks of the vectors are in it
     DIR/parquet/00000.parquet      columns docid, page, title, text and vector
     DIR/lucene-json/00000.jsonl    {"docid": "12#3", "contents": "Bach\\nJohann ...", "vector": [0.25, ...]} a line
     DIR/qdrant/                    a store of Qdrant's local mode, unless the points go to a server
 
-Blocks are read one after the other. A part, which is several blocks, is whole or absent; a stopped export goes on
-behind its last part.
+An export is written in parts of several blocks. A part is complete or absent, and a stopped export continues after its
+last part.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """Vectors to hand over, with their passages.
+    """A request to export vectors with their passages.
 
     Attributes:
         vectors: folder that `encode` wrote.
-        collection: whose passages they are.
+        collection: the collection that the passages are from.
         form: one of FORMATS.
         url: a Qdrant server; None for files.
 
     Raises:
-        InputError: for a package that is missing; on use, for vectors that are not whole, or of other passages.
+        InputError: for a missing package; on use, for incomplete vectors, or vectors of other passages.
     """
 
     vectors: str
@@ -89,14 +89,14 @@ class StoreRequest:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """All that the output depends on."""
+        """Everything that the output depends on."""
         return {"vectors": self.source[0].fingerprint, "format": self.form, "url": self.url or ""}
 
     def write(self, output: Path) -> None:
-        """Write all parts that are not there yet.
+        """Write all parts that do not exist yet.
 
         Raises:
-            InputError: for a block that was altered, or what the store refuses.
+            InputError: for a block that was altered, or if the store refuses the passages.
         """
         vectors, collection = self.source
         before, count, made_of = read_manifest(output), len(vectors.block_rows), self.made_of
@@ -130,13 +130,13 @@ def read_manifest(output: Path) -> Manifest | None:
 
 
 def read_made_of(output: Path) -> Mapping[str, Any] | None:
-    """What a finished export was made of; None where there is none."""
+    """What a finished export was made from; None if there is none."""
     found = read_manifest(output)
     return found.made_of if found and found.finished else None
 
 
 class Store:
-    """Base class of places for passages and their vectors, by default a folder with a file for each part.
+    """Base class of stores for passages and their vectors; by default a folder with a file for each part.
 
     Args:
         begun: an earlier process of the same export was here.
@@ -153,7 +153,7 @@ class Store:
         self._folder = folder
 
     def write(self, part: int, read: Iterable[Block]) -> None:
-        """Write a part, of which some may be there already."""
+        """Write a part, some of which may exist already."""
         with writing(self._folder / f"{part:05d}.{self.suffix}", "wb") as sink:
             self.fill(sink, read)
 
@@ -206,7 +206,7 @@ class LuceneJson(Store):
 
 
 class Qdrant(Store):
-    """A collection of Qdrant, on a server or in a folder; points are numbered by rows, so that none is there twice."""
+    """A collection of Qdrant, on a server or in a folder; points are numbered by row, so that none is stored twice."""
 
     package = "qdrant_client"
 

@@ -91,7 +91,7 @@ def test_those_of_some_queries_are_kept(tmp_path: Path) -> None:
 
 
 def test_another_collection_is_refused_naming_both(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="collection '0123456789abcdef', this collection is 'feed'"):
+    with pytest.raises(InputError, match="collection '0123456789abcdef', but the given collection is 'feed'"):
         read_negatives(write(tmp_path / "n.jsonl", RECORD, ROW), "feed")
 
 
@@ -218,7 +218,7 @@ def test_bad_merged_headers(tmp_path: Path, header: Any, message: str) -> None:
 
 
 def test_merged_negatives_of_another_collection(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="collection '0123456789abcdef', this collection is 'feed'"):
+    with pytest.raises(InputError, match="collection '0123456789abcdef', but the given collection is 'feed'"):
         read_negatives(write(tmp_path / "n.jsonl", MERGED, MERGED_ROW), "feed")
 
 

@@ -153,7 +153,10 @@ def test_mistakes_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ["--what", "vectors", "--vectors", "v", "--output", "out"]
     for argv, said in (
         ([*plain], "--vectors v: its passages are from collection .*, but the given collection is"),
-        (["--what", "vectors", "huggingface", "--output", "out"], "--what vectors stands alone and needs --vectors"),
+        (
+            ["--what", "vectors", "huggingface", "--output", "out"],
+            "--what vectors is written alone, and needs --vectors",
+        ),
         ([*plain, "--model", "taco-mini"], "--model has an effect only with other things to write than --what vectors"),
         ([*plain, "--url", "http://x"], "--url has an effect only with --format qdrant"),
         (["--vectors", "v", "--output", "out"], "--vectors has an effect only with --what vectors"),

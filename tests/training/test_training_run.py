@@ -481,7 +481,8 @@ def test_negatives_of_another_collection(tiny_bert: Path, tmp_path: Path) -> Non
     header = NegativesHeader("bm25", "", "0123456789abcdef", 10, 0, 5, (), 0)
     write_negatives(tmp_path / "n.jsonl", header, [("nq-train", "q", ["1#0"], [1.0])])
     with pytest.raises(
-        InputError, match=r"n.jsonl: mined from collection '0123456789abcdef', this collection is '[0-9a-f]{16}'"
+        InputError,
+        match=r"n.jsonl: mined from collection '0123456789abcdef', but the given collection is '[0-9a-f]{16}'",
     ):
         train(one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl")))
 

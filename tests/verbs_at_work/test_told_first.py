@@ -87,7 +87,8 @@ CASES = {
     "train: no Java for pools": Case(f"train {TRAIN} --negatives none", NO_JAVA, without("pyserini")),
     "train: no such negatives": Case(f"train {TRAIN} --negatives gone.jsonl", "gone.jsonl: no such file"),
     "train: other negatives": Case(
-        f"train {TRAIN} --negatives other.jsonl", "other.jsonl: mined from collection 'another', this collection is"
+        f"train {TRAIN} --negatives other.jsonl",
+        "other.jsonl: mined from collection 'another', but the given collection is",
     ),
     "train: no negatives": Case(f"train {TRAIN} --negatives kept", "kept, line 1: ", file("kept", "{}\n")),
     "train: task": Case("train " + TRAIN.replace("--tasks nq", "--tasks trex"), "trex"),
