@@ -14,6 +14,7 @@ from taco_ir.evaluation.tables import render_all
 from taco_ir.negatives.filters import MiningSettings, each_settings
 from taco_ir.negatives.mining import mine
 from taco_ir.negatives.sources import select_models
+from taco_ir.scale.ranks import Ranks
 
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
 DEFAULTS = MiningSettings()
@@ -26,7 +27,9 @@ def parser() -> Parser:
         "pages, and keep the best of the rest. For the output F.jsonl, the rankings are kept in F.runs/, so that "
         "mining again with other filters is fast. An audit in F.audit.html, of which a summary is printed, "
         "estimates the share of false negatives and shows score margins and examples. With several sources, "
-        "negatives are taken from each source in turn, best first; every negative names the sources that found it.",
+        "negatives are taken from each source in turn, best first; every negative names the sources that found it. "
+        "torchrun -m taco_ir.mine shares the encoding and the search of models among several processes; the negatives "
+        "are the same.",
         ("--collection", "--tasks", *OF_MODELS, "--seed", "--overwrite", "--format"),
         "python -m taco_ir.mine --source bm25 --tasks nq fever --output negatives.jsonl\n"
         "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output no-answers.jsonl\n"
@@ -111,7 +114,10 @@ def main(argv: Sequence[str]) -> None:
     tasks = [name for word in options.tasks for name in word.split(",") if name]
     if not tasks:
         raise InputError("--tasks names no task; give names such as nq fever, or all")
-    with timed() as seconds:
+    ranks = Ranks(options.device)
+    with timed() as seconds, ranks.lead() as leads:
+        if not leads:
+            return
         mined = mine(
             open_collection(options.collection),
             options.source,
@@ -122,6 +128,7 @@ def main(argv: Sequence[str]) -> None:
             model=model_choice(options),
             index=options.index,
             overwrite=options.overwrite,
+            engine=ranks if ranks.world > 1 else None,
         )
     print(render_all(mined.tables(), options.format), end="")
     log.info("audit: %s (%.1f s in all)", mined.page, seconds())

@@ -17,7 +17,8 @@ from taco_ir.negatives.audit_page import source_tables, summary
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import Source, audit_path, check_minable, mine_file
 from taco_ir.negatives.sources import open_sources
-from taco_ir.retrieval.choices import ModelChoice
+from taco_ir.retrieval.choices import ModelChoice, Shared
+from taco_ir.scale.engines import Engine
 
 if TYPE_CHECKING:
     import pandas
@@ -57,6 +58,7 @@ def mine(
     model: ModelChoice | None = None,
     index: str | Path | None = None,
     overwrite: bool = False,
+    engine: Engine | None = None,
 ) -> MiningReport:
     """Mine hard negatives for training queries into a file, and audit them.
 
@@ -69,6 +71,7 @@ def mine(
         settings: decide which hits become negatives, for all sources or for each.
         model: how to encode with the models among the sources.
         index: a dense index for the only model among the sources.
+        engine: whose workers encode and search for models without an index; None: this process.
 
     Raises:
         InputError: for topics without gold, an unknown source, or (without `overwrite`) an output made from something
@@ -92,6 +95,7 @@ def mine(
     output = Path(output)
     check_minable(topics, output)
     require_writable(output)
-    rankers = open_sources(named, collection, model or ModelChoice(), None if index is None else str(index))
+    shared = None if engine is None else Shared(engine)
+    rankers = open_sources(named, collection, model or ModelChoice(), None if index is None else str(index), shared)
     retrieved = mine_file(collection, list(map(Source, rankers, each_settings)), topics, output, overwrite)
     return MiningReport(output, audit_path(output), audit_file(collection, topics, retrieved, output))

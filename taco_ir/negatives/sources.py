@@ -18,14 +18,14 @@ from taco_ir.core.run_formats import read_run, read_trec, write_trec
 from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
-from taco_ir.retrieval.choices import BM25, ModelChoice
+from taco_ir.retrieval.choices import BM25, ModelChoice, Shared
 from taco_ir.retrieval.faiss_index import require_index
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Ranker
 from taco_ir.retrieval.topic_runs import find_foreign, made_of, read_record, record_path
 
 
 def open_sources(
-    words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None
+    words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None, shared: Shared | None = None
 ) -> list[Ranker | Path]:
     """Open the source that each word names: bm25, a model, a run file or a folder of runs; equal words share one
     source.
@@ -33,6 +33,7 @@ def open_sources(
     Args:
         model: how to encode with the models among them.
         index: a dense index for the only model among them.
+        shared: who encodes and searches for the models among them without an index; None: this process.
 
     Raises:
         InputError: for an unknown source, an unusable index, or an index given for several models.
@@ -46,7 +47,8 @@ def open_sources(
         )
     if index is not None:
         require_index(Path(index))
-    named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
+    place = index or shared
+    named = {word: _source(word, collection, replace(model, model=word), place) for word in dict.fromkeys(words)}
     return [named[word] for word in words]
 
 
@@ -55,7 +57,7 @@ def select_models(words: Sequence[str]) -> list[str]:
     return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
 
-def _source(word: str, collection: Collection, model: ModelChoice, index: str | None) -> Ranker | Path:
+def _source(word: str, collection: Collection, model: ModelChoice, index: str | Shared | None) -> Ranker | Path:
     if word == BM25:
         return BM25Retriever(collection)
     if _is_runs(Path(word)):
@@ -116,11 +118,16 @@ class RetrieverRankings(Rankings):
         return Maker.of(self._retriever.name, self._retriever.inputs)
 
     def prepare(self, topics: Sequence[Topics]) -> None:
+        missing = []
         for topic in topics:
             if self._kept(topic):
                 log.info("%s: kept run %s is used again", topic.name, self._path(topic))
             else:
-                self._retrieve(topic)
+                missing.append(topic)
+        self._retriever.prepare(missing, self._depth)
+        for topic in missing:
+            self._retrieve(topic)
+        self._retriever.forget()
 
     def run(self, topics: Topics) -> Run:
         with collector_paused():

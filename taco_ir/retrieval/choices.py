@@ -13,7 +13,7 @@ from taco_ir.core.types import run_id
 from taco_ir.encoders.config import Pooling
 from taco_ir.encoders.names import FOLDER, SHIPPED
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
-from taco_ir.retrieval.vectors import Shard
+from taco_ir.retrieval.vectors import BLOCK_ROWS, Shard
 from taco_ir.scale.engines import Engine
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
@@ -67,6 +67,7 @@ class Streamed(NamedTuple):
         memory: maximum memory of the process, in bytes; None: half of what is free.
         shard: the part that this process searches; its results are kept until a search combines those of all parts.
         engine: opens the engine whose workers search; None: search in this process.
+        kept: the folder of what was found before the search ends; None: in the data home.
     """
 
     folder: str
@@ -74,6 +75,20 @@ class Streamed(NamedTuple):
     shard: Shard = Shard(1, 1)
     device: str = "cpu"
     engine: Callable[[], Engine] | None = None
+    kept: Path | None = None
+
+
+class Shared(NamedTuple):
+    """Vectors that the workers of an engine encode, where they are missing, and then search without an index.
+
+    Attributes:
+        folder: of the vectors; None: one in the data home.
+        block_rows: passages of a block, which one worker encodes.
+    """
+
+    engine: Engine
+    folder: Path | None = None
+    block_rows: int = BLOCK_ROWS
 
 
 @dataclass(frozen=True)

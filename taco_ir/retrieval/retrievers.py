@@ -20,12 +20,13 @@ from taco_ir.core.types import Query, Run, Vectors
 from taco_ir.data.collection import Collection, Topics, is_topics_file
 from taco_ir.encoders.names import locate
 from taco_ir.retrieval import choices
-from taco_ir.retrieval.choices import ModelChoice, Streamed, model_name
+from taco_ir.retrieval.choices import ModelChoice, Shared, Streamed, model_name
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
 from taco_ir.retrieval.fusion import OF_MODEL, RRF_K, HybridWeights, reciprocal_rank_fusion, weighted_fusion
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
 from taco_ir.retrieval.recall import spread
+from taco_ir.retrieval.sharded_encoding import encode_shared
 from taco_ir.retrieval.vector_stream import VectorStream
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
@@ -122,7 +123,10 @@ class DenseRetriever(Ranker):
     """Searches with an encoder, in a faiss index (by default one kept in the data home) or in vectors on disk."""
 
     def __init__(
-        self, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | Streamed | None = None
+        self,
+        collection: Collection,
+        model: ModelChoice | TextEncoder,
+        index: str | Path | Streamed | Shared | None = None,
     ) -> None:
         self._collection, self._folder, self._model = collection, index, model
         self._ready: dict[str, tuple[int, Run]] = {}  # of topics that were searched together, and how many hits
@@ -135,16 +139,26 @@ class DenseRetriever(Ranker):
     @cached_property
     def _stream(self) -> VectorStream | None:
         """The vectors that are searched without an index."""
-        if not isinstance(self._folder, Streamed):
+        place = self._folder
+        if isinstance(place, Shared) and isinstance(self._model, ModelChoice):
+            folder = place.folder or self._home / ("vectors" if is_built(self._home) else "shards")
+            with exclusive(folder):
+                place = encode_shared(self._collection, self._model, self.encoder, place, folder)
+        if not isinstance(place, Streamed):
             return None
-        return VectorStream(self._folder, self.encoder, self._collection.passages.fingerprint)
+        return VectorStream(place, self.encoder, self._collection.passages.fingerprint)
+
+    @property
+    def _home(self) -> Path:
+        """The folder of these vectors in the data home."""
+        made_of = [self._collection.passages.fingerprint, self.encoder.passage_fingerprint]
+        return data_home() / "dense" / fingerprint(made_of)
 
     @cached_property
     def _index(self) -> DenseIndex:
-        store, encoder = self._collection.passages, self.encoder
+        store, encoder, folder = self._collection.passages, self.encoder, self._home
         if isinstance(self._folder, str | Path):
             return DenseIndex(Path(self._folder), encoder, store.fingerprint)
-        folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
         if not is_built(folder):  # a data home that is complete may be read-only
             with exclusive(folder):
                 build_dense(self._collection, self.encoder, self.name, folder)
@@ -199,6 +213,9 @@ class DenseRetriever(Ranker):
         if self._ready and self._stream:
             self._stream.forget()
             self._ready.clear()
+
+    def search_batches(self, topics: Topics, hits: int) -> Iterator[Run]:
+        return super().search_batches(topics, hits) if self._stream is None else iter([self.search(topics, hits)])
 
     def search(self, topics: Topics, hits: int) -> Run:
         if self._stream:

@@ -9,18 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, exclusive, require_writable, sweep
+from taco_ir.core.files import InputError, exclusive, read_json, require_writable, sweep
 from taco_ir.core.outputs import first_difference
+from taco_ir.core.processes import free_memory, resident_memory
+from taco_ir.core.types import Encoder
 from taco_ir.data.collection import Collection
 from taco_ir.retrieval import vectors
-from taco_ir.retrieval.choices import ModelChoice
+from taco_ir.retrieval.choices import ModelChoice, Shared, Streamed
 from taco_ir.retrieval.encoding import ShardEncoder
 from taco_ir.retrieval.vectors import SHARD, Recipe, Shard, empty_shard, rows_done
 from taco_ir.scale.engines import Engine, do_units
 from taco_ir.scale.units import State, Unit, require_shared
 
 KIND = "taco_ir.retrieval.sharded_encoding:ShardsOfPassages"
-FOR_EACH_WORKER = 8  # shards by default, so that none waits long for the last
+MOST_SHARDS = 64  # of whole blocks: so many processes at most divide them
 
 
 class ShardsOfPassages:
@@ -39,16 +41,17 @@ class ShardsOfPassages:
         found = Recipe.of(collection.passages, recipe.model, encoder)
         if difference := first_difference(found._asdict(), recipe.compared):
             raise InputError(f"a worker has other passages or another model ({difference}); give all machines the same")
-        self._output, self._shards = output, ShardEncoder(collection, encoder, recipe, output, spec["block_rows"])
+        self._output, self._together = output, spec["rows_together"]
+        self._shards = ShardEncoder(collection, encoder, recipe, output, spec["block_rows"])
 
     def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
-        shard = Shard(number, of)
+        shard = Shard(number, of, self._together)
         with exclusive(shard.folder(self._output)):  # waits for a worker that is ending
             return self._shards.encode(shard, report)
 
     @staticmethod
     def look(spec: dict[str, Any], number: int, of: int) -> State:
-        recipe, shard = Recipe(**spec["recipe"]), Shard(number, of)
+        recipe, shard = Recipe(**spec["recipe"]), Shard(number, of, spec["rows_together"])
         done, total = rows_done(shard.folder(Path(spec["output"])), recipe), len(shard.rows(recipe.passages))
         return State(done or 0, total, done == total)
 
@@ -60,46 +63,68 @@ def encode_shards(
     shards: int | None,
     open_engine: Callable[[], Engine],
     overwrite: bool = False,
+    whole_blocks: int | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """Encode the unfinished part of a collection in equal shards, with an engine's workers.
 
     Args:
         shards: number of shards; None: as many as the folder has, or else several for each worker.
+        whole_blocks: passages of a block, none of which is divided between shards. So the blocks are those of a single
+            shard, to the last bit, although a vector depends a little on what is encoded with it. None: equal shards.
+        recipe: of the vectors; None: that of the model, which is loaded for it.
 
     Raises:
         InputError: for a gzipped collection, a folder with other vectors or shards, or shards that no worker finished.
     """
+    passages, output = collection.passages, output.absolute()
     try:
         with contextlib.closing(open_engine()) as engine:
-            found = {of for _, of in _shards_in(output)}
-            shards = shards or (found.pop() if len(found) == 1 else FOR_EACH_WORKER * engine.workers)
-            _encode_shards(collection, model, output, shards, engine, overwrite)
+            most = engine.units if whole_blocks is None else min(MOST_SHARDS, -(-passages.count // whole_blocks))
+            found = {shard.of for shard in _shards_in(output)}
+            shards = shards or (found.pop() if len(found) == 1 else most)
+            if shards > 1 and not passages.reads_anywhere:
+                packed = f"{shards} shards cannot be read from gzip; unpack it first: gunzip {passages.path}"
+                raise InputError(f"{passages.path}: {packed}")
+            require_writable(output / "shards")
+            spec = {
+                "passages": str(passages.path.absolute()),
+                "name": collection.name,
+                "model": vars(_with_whole_paths(model)),
+                "recipe": (recipe or Recipe.of(passages, model.name, replace(model, device="cpu").load()))._asdict(),
+                "output": str(output),
+                "block_rows": whole_blocks or vectors.BLOCK_ROWS,
+                "rows_together": whole_blocks or 1,
+            }
+            _clear(output, shards, overwrite)
+            output.mkdir(parents=True, exist_ok=True)  # by which workers know that they share it
+            units = [Unit(KIND, number, shards, spec) for number in range(1, shards + 1)]
+            do_units(units, engine, "encode", "passages")
     finally:
         with contextlib.suppress(OSError):  # as on a disk that cannot be written
             sweep(output)
 
 
-def _encode_shards(
-    collection: Collection, model: ModelChoice, output: Path, shards: int, engine: Engine, overwrite: bool
-) -> None:
-    passages = collection.passages
-    if shards > 1 and not passages.reads_anywhere:
-        packed = passages.path
-        raise InputError(f"{packed}: {shards} shards cannot be read from gzip; unpack it first: gunzip {packed}")
-    output = output.absolute()
-    require_writable(output / "shards")
-    recipe = Recipe.of(passages, model.name, replace(model, device="cpu").load())
-    spec = {
-        "passages": str(passages.path.absolute()),
-        "name": collection.name,
-        "model": vars(_with_whole_paths(model)),
-        "recipe": recipe._asdict(),
-        "output": str(output),
-        "block_rows": vectors.BLOCK_ROWS,
-    }
-    _clear(output, shards, overwrite)
-    output.mkdir(parents=True, exist_ok=True)  # by which workers know that they share it
-    do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "encode", "passages")
+def encode_shared(
+    collection: Collection, model: ModelChoice, encoder: Encoder, shared: Shared, output: Path
+) -> Streamed:
+    """Encode a collection in shards of whole blocks, for a search by the same workers.
+
+    Vectors of another model or other passages are removed first. A gzip file of which no plain copy can be kept is one
+    shard.
+    """
+    passages, engine = collection.passages, shared.engine
+    recipe = Recipe.of(passages, model.name, encoder)
+    found = [read_json(manifest, dict[str, Any]) for manifest in output.glob("shard-*/manifest.json")]
+    if any(first_difference(each.get("recipe", {}), recipe.compared) for each in found):
+        shutil.rmtree(output)
+    passages.unpack()
+    shards = None if passages.reads_anywhere else 1
+    encode_shards(collection, model, output, shards, lambda: engine, False, shared.block_rows, recipe)
+    if engine.workers == 1:
+        return Streamed(str(output), device=model.device, kept=output)
+    memory = resident_memory() + free_memory() // 2 // engine.workers  # they may be on one machine
+    return Streamed(str(output), memory, Shard(1, 1), model.device, lambda: engine, output)
 
 
 def _clear(output: Path, shards: int, overwrite: bool) -> None:

@@ -40,7 +40,6 @@ HIT_BYTES = 60 * (CROWD + 1)  # of a hit while candidates are kept and sorted
 DOCID_BYTES = 100  # of a hit at the end
 PART, QUERIES = "shard-*-of-*.safetensors", "queries.npy"
 KIND = "taco_ir.retrieval.vector_stream:ShardsOfVectors"
-FOR_EACH_WORKER = 8  # shards, so that none waits long for the last
 
 
 class VectorStream:
@@ -77,8 +76,8 @@ class VectorStream:
         found: list[Ranking] = []
         for part_BD in parts:
             made_of = self._made_of(part_BD, hits)
-            folder = data_home() / "searches" / fingerprint(made_of)
-            if self._place.engine is not None:
+            folder = (self._place.kept or data_home() / "searches") / fingerprint(made_of)
+            if self._place.engine is not None and len(self._vectors.block_rows) > 1:
                 self._give(part_BD, hits, folder, self._place.engine)
             found += self.search_shard(part_BD, hits, folder, self._place.shard)
             if self._place.shard.of > 1:
@@ -102,7 +101,7 @@ class VectorStream:
             "device": self._place.device,
         }
         with closing(open_engine()) as engine:
-            shards = min(FOR_EACH_WORKER * engine.workers, blocks)
+            shards = min(engine.units, blocks)
             do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "search", "blocks")
 
     def forget(self) -> None:
@@ -220,13 +219,11 @@ class StoredDocids:
         self._paths, self._starts = paths, starts
 
     def __getitem__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        found = np.empty(len(rows), dtype=object)
-        order = np.argsort(rows, kind="stable")
-        ends = np.searchsorted(rows[order], self._starts[1:-1])
-        for number, places in enumerate(np.split(order, ends)):
-            if len(places):
-                found[places] = Lines(self._paths[number])[rows[places] - self._starts[number]]
-        return found
+        asked, places = np.unique(rows, return_inverse=True)  # many queries find the same passages
+        parts = np.split(asked, np.searchsorted(asked, self._starts[1:-1]))
+        named = zip(self._paths, self._starts[:-1], parts, strict=True)
+        found = [Lines(path)[part - start] for path, start, part in named if len(part)]
+        return np.concatenate([np.empty(0, dtype=object), *found])[places]
 
 
 class Part(NamedTuple):

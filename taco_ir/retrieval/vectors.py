@@ -71,10 +71,11 @@ class Recipe(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One of `of` shards of a collection, numbered from 1."""
+    """One of `of` shards of a collection, numbered from 1; of `rows_together` passages, all or none are in it."""
 
     number: int
     of: int
+    rows_together: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -86,7 +87,9 @@ class Shard(NamedTuple):
         return shard
 
     def rows(self, count: int) -> range:
-        return range(count * (self.number - 1) // self.of, count * self.number // self.of)
+        groups = -(-count // self.rows_together)
+        first, stop = (groups * number // self.of * self.rows_together for number in (self.number - 1, self.number))
+        return range(first, min(stop, count))
 
     def folder(self, output: Path) -> Path:
         return output / f"shard-{self.number}-of-{self.of}"

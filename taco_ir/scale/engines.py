@@ -12,6 +12,7 @@ from taco_ir.core.errors import InputError
 from taco_ir.core.processes import Progress
 from taco_ir.scale.units import Unit, Worker
 
+FOR_EACH_WORKER = 8  # units, so that none waits long for the last
 SHARED_WITHIN = 20.0  # seconds in which a disk shows one machine what another wrote
 
 
@@ -21,8 +22,8 @@ class Standing:
     def __init__(self, units: Sequence[Unit], what: str, rows: str) -> None:
         self._states = {unit.number: unit.look() for unit in units}
         self._progress = Progress(what, sum(state.total for state in self._states.values()), rows)
-        self._before = sum(state.done for state in self._states.values())
-        self._progress.skip(self._before)
+        self._told = sum(state.done for state in self._states.values())
+        self._progress.skip(self._told)
 
     @property
     def finished(self) -> int:
@@ -35,7 +36,8 @@ class Standing:
     def at(self, unit: Unit) -> None:
         """Read a unit's progress from disk, and show it."""
         self._states[unit.number] = unit.look()
-        if (done := sum(state.done for state in self._states.values())) > self._before:
+        if (done := sum(state.done for state in self._states.values())) > self._told:
+            self._told = done
             self._progress.at(done, f"{self.finished:,} of {len(self._states):,} shards")
 
     def confirm(self, unit: Unit, host: str) -> None:
@@ -54,9 +56,11 @@ class Engine(Protocol):
 
     Attributes:
         workers: number of units that run at the same time.
+        units: number of units that keep all workers busy to the end.
     """
 
     workers: int
+    units: int
 
     def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
         """Run units; returns the numbers of failed units with the reasons. Raises: InputError for a user's mistake."""
@@ -68,7 +72,7 @@ class Engine(Protocol):
 class Here:
     """Runs all units in this process, one after the other."""
 
-    workers = 1
+    workers, units = 1, FOR_EACH_WORKER
 
     def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
         worker = Worker()

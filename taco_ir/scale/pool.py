@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from taco_ir.core.errors import InputError
 from taco_ir.core.processes import log
-from taco_ir.scale.engines import Standing
+from taco_ir.scale.engines import FOR_EACH_WORKER, Standing
 from taco_ir.scale.units import Answer, Unit
 
 TRIES = 3  # workers that may end at one unit, or before they begin; units that are given up before any is done
@@ -29,7 +29,7 @@ class Pool(ABC):
     """
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self.workers, self.units = workers, FOR_EACH_WORKER * workers
 
     @abstractmethod
     def hire(self) -> int:

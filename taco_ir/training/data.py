@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from taco_ir.core.files import InputError, read_json
+from taco_ir.core.files import InputError
 from taco_ir.core.processes import log
 from taco_ir.core.suggestions import suggest
 from taco_ir.core.tasks import TopicsName, resolve_task
@@ -29,9 +28,10 @@ from taco_ir.negatives.file import (
 )
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import fingerprint_of, mine_topics
-from taco_ir.retrieval.choices import ModelChoice
-from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, build_dense
-from taco_ir.retrieval.vectors import Recipe
+from taco_ir.retrieval.choices import ModelChoice, Shared
+from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever
+from taco_ir.retrieval.vectors import BLOCK_ROWS
+from taco_ir.scale.engines import Here
 from taco_ir.training.batches import divide_batch
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.sampling import TaskSampler, build_samplers
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
 
 POOL_FILE = "validation.jsonl"
+BLOCKS, LEAST_BLOCK = 16, 64  # of vectors: so many in a small collection, for several processes; rows of the least
 POOL_DEPTH = 100  # BM25 hits of a query from which a validation pool takes its hard passages
 
 
@@ -72,7 +73,7 @@ class TrainingData:
         places: the place of each retrieval or reading task.
         corpora: the collections of these tasks, without repeats.
 
-    Only the first process mines; the others wait and read the files.
+    The first process mines, and lets the others encode and search their shares; then all read the files.
 
     Raises:
         InputError: for tasks that the collection does not have.
@@ -227,21 +228,30 @@ class TrainingData:
         if (path := self.mined_path(source, folder, collection)) is None:
             wanted = {names[task]: qids for task, qids in used.items()}
             return read_negatives(Path(source.negatives), collection.passages.fingerprint, wanted)
-        if self.processes.first:
-            topics = [collection.load_topics(names[task], qids) for task, qids in used.items()]
-            settings, own = _mining_settings(source), self.folder_of(collection, folder)
-            bm25 = source.negatives == "bm25"
-            retriever = BM25Retriever(collection) if bm25 else self._dense(collection, own, model)
-            encoder = retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else ""
-            if not _is_current(path, collection, topics, settings, encoder):
-                retriever.check(topics)
-                if isinstance(retriever, DenseRetriever):
-                    self._index(collection, retriever, model, own)
-                of = f" of {collection.name}" if len(self.corpora) > 1 else ""
-                self.say(f"mining: the {settings.depth} best of {retriever.name} for each query{of} that is used")
-                mine_topics(collection, retriever, topics, settings, path, overwrite=True)
-        self.processes.wait()
+        with self.processes.lead() as leads:
+            if leads:
+                topics = [collection.load_topics(names[task], qids) for task, qids in used.items()]
+                self._mine(collection, source, topics, path, model)
         return read_negatives(path, collection.passages.fingerprint)
+
+    def _mine(
+        self, collection: Collection, source: NegativeSettings, topics: Sequence[Topics], path: Path, model: Path
+    ) -> None:
+        """Mine into a file, unless it is there and is of the same content."""
+        settings, dense = _mining_settings(source), None
+        if source.negatives == "ance":
+            block = min(BLOCK_ROWS, max(LEAST_BLOCK, -(-collection.passages.count // BLOCKS)))
+            engine = self.processes if self.processes.world > 1 else Here()
+            dense = DenseRetriever(collection, self._choice(model), Shared(engine, path.parent / "vectors", block))
+            dense.name = model.name  # files do not depend on where the training's folder is
+        retriever = dense or BM25Retriever(collection)
+        if _is_current(path, collection, topics, settings, dense.encoder.fingerprint if dense else ""):
+            return
+        retriever.check(topics)
+        retriever.open()
+        of = f" of {collection.name}" if len(self.corpora) > 1 else ""
+        self.say(f"mining: the {settings.depth} best of {retriever.name} for each query{of} that is used")
+        mine_topics(collection, retriever, topics, settings, path, overwrite=True)
 
     def mined_path(self, source: NegativeSettings, folder: Path, collection: Collection) -> Path | None:
         """The file for the negatives that an episode in `folder` mines from a collection; None if it does not mine."""
@@ -264,24 +274,11 @@ class TrainingData:
         files = [path for path in (self.mined_path(source, folder, self.corpora[0]), hard) if path]
         return [*files, *(path.with_suffix(".runs") for path in files)]
 
-    def _dense(self, collection: Collection, folder: Path, model: Path) -> DenseRetriever:
-        """A retriever with the model at the episode's start; `_index` builds its index."""
+    def _choice(self, model: Path) -> ModelChoice:
+        """The model at the start of an episode, as mining encodes with it."""
         plain = ModelFolder(model).kind is Kind.PLAIN
         pooling, normalize = (self.encoder.pooling, self.encoder.normalize) if plain else (None, False)
-        choice = ModelChoice(str(model), pooling, normalize, device=self.run.device)
-        retriever = DenseRetriever(collection, choice, folder / "index")
-        retriever.name = model.name  # files do not depend on where the training's folder is
-        return retriever
-
-    def _index(self, collection: Collection, retriever: DenseRetriever, model: Path, folder: Path) -> None:
-        """Encode the whole collection; what an earlier try left of another model or collection is removed."""
-        name = model.parent.name
-        recipe = Recipe.of(collection.passages, name, retriever.encoder)._asdict()
-        for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
-            manifest = kept / "manifest.json"
-            if manifest.is_file() and read_json(manifest, dict[str, Any]).get("recipe") != recipe:
-                shutil.rmtree(kept)
-        build_dense(collection, retriever.encoder, name, folder)
+        return ModelChoice(str(model), pooling, normalize, device=self.run.device)
 
     def samplers(self, batch: BatchSettings, negatives: Mapping[str, Negatives] | None) -> list[TaskSampler]:
         """A sampler for each retrieval task."""

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.nn import Parameter
 
-PATIENCE = timedelta(days=7)  # the other processes wait while the first one mines
+from taco_ir.scale.ranks import PATIENCE, Ranks, meeting_place
+
+BUCKET = 6_000_000  # numbers that are sent together
 
 
-class Processes:
-    """This process and the others that train with it.
-
-    Attributes:
-        rank: this process's number, from 0; rank 0 alone writes files and prints.
-        world: number of processes.
-    """
+class Processes(Ranks):
+    """This process and the others that train with it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        self._device = device
+        super().__init__(str(device))
         if self.world > 1 and not dist.is_initialized():
-            if device.type == "cuda" and device.index is None:
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from here on
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
+            store = PrefixStore("training", meeting_place())
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, None, PATIENCE, self.world, self.rank, store)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all processes, in place."""
@@ -42,32 +32,30 @@ class Processes:
         return values
 
     def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
-        """Sum .grad of `params` and the scalar `loss` over the processes in one exchange; returns the summed loss.
+        """Sum .grad of `params` and the scalar `loss` over the processes; returns the summed loss.
 
-        A parameter without a gradient in any process has none afterwards, as in one process: with zeros, an optimiser
+        Small gradients are sent together, each bucket while the next one is filled; only a bucket is ever copied. A
+        parameter without a gradient in any process has none afterwards, as in one process: with zeros, an optimiser
         with moments or decay would still change it.
         """
         if self.world == 1:
             return loss
-        grads = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense() for param in params]
-        own = grads[0].new_tensor([float(param.grad is not None) for param in params])
-        flat = self.sum(torch.cat([*(grad.reshape(-1) for grad in grads), own, loss.to(own).reshape(1)]))
-        *pieces, counts, summed = torch.split(flat, [*(grad.numel() for grad in grads), len(own), 1])
-        for param, piece, count in zip(params, pieces, counts.tolist(), strict=True):
-            param.grad = piece.view_as(param) if count else None
-        return summed[0]
-
-    def from_first(self, value: float) -> float:
-        """The first process's value."""
-        if self.world == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self._device)
-        dist.broadcast(shared, 0)
-        return float(shared.item())
-
-    def wait(self) -> None:
-        if self.world > 1:
-            dist.barrier()
+        counts = params[0].new_tensor([float(param.grad is not None) for param in params])
+        small = torch.cat([counts, loss.to(counts).reshape(1)])
+        sent = [dist.all_reduce(small, async_op=True)]
+        for bucket in _buckets(params):
+            grads = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense() for param in bucket]
+            flat = torch.cat([grad.reshape(-1) for grad in grads]) if len(bucket) > 1 else grads[0].reshape(-1)
+            sent.append(dist.all_reduce(flat, async_op=True))
+            for param, piece in zip(bucket, torch.split(flat, [each.numel() for each in bucket]), strict=True):
+                param.grad = piece.view_as(param)
+            del grads
+        for each in sent:
+            each.wait()
+        for param, count in zip(params, small[:-1].tolist(), strict=True):
+            if not count:
+                param.grad = None
+        return small[-1]
 
     def gather(self, own_ND: Tensor, sizes: Sequence[int]) -> Tensor:
         """Rows [N, D] of all processes, in the order of ranks; only this process's own carry a gradient.
@@ -88,3 +76,14 @@ class Processes:
     def end(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _buckets(params: Sequence[Parameter]) -> Iterator[list[Parameter]]:
+    """Neighbours of at most BUCKET numbers together, or one larger parameter."""
+    bucket: list[Parameter] = []
+    for param in params:
+        if bucket and sum(each.numel() for each in bucket) + param.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(param)
+    yield bucket

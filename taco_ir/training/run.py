@@ -1,6 +1,6 @@
 """Runs a training: its episodes one after the other, each resumed at the exact stage and step.
 
-A stage is done if its output exists: a negatives file, an index with its manifest, an episode's `model` folder. Xiong
+A stage is done if its output exists: a negatives file, blocks of vectors, an episode's `model` folder. Xiong
 et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
 """
 
@@ -125,8 +125,7 @@ class Training:
                 self._train(episode, folder, model, warm)
             if self.processes.first:
                 for place in (self.data.folder_of(each, folder) for each in self.data.corpora):
-                    for stale in ("vectors", "index"):
-                        shutil.rmtree(place / stale, ignore_errors=True)
+                    shutil.rmtree(place / "vectors", ignore_errors=True)
             model, warm = folder / "model", folder
         if self.processes.first:
             write_missing_page(self.output)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import warm
 from safetensors.torch import load_file
+from started_ranks import run_ranks
 
 from taco_ir.encoders.adapters.folder import TENSORS_FILE
 
@@ -24,19 +22,8 @@ FLAGS = (
 @pytest.mark.parametrize("more", ["--weighting taco", "--softmax-passages 100 --hits 20 --random 40 --accumulate 2"])
 def test_two_processes_are_one(index: Path, tiny_bert: Path, tmp_path: Path, more: str) -> None:
     for name, world in (("one", 1), ("two", 2)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         words = [*FLAGS.split(), *more.split(), "--index", index, "--model", tiny_bert, "--output", tmp_path / name]
-        started = []
-        for rank in range(world):
-            env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            with (tmp_path / f"{name}-{rank}").open("w") as output:
-                argv = [sys.executable, "-m", "taco_ir.adapt", *words]
-                started.append(warm.Popen(argv, stdout=output, env=env))
-        for rank, process in enumerate(started):
-            assert process.wait() == 0, (tmp_path / f"{name}-{rank}").read_text()[-3000:]
+        run_ranks([sys.executable, "-m", "taco_ir.adapt", *words], world, tmp_path)
     one, two = (load_file(tmp_path / name / "model" / TENSORS_FILE) for name in ("one", "two"))
     scale = max(float(tensor.abs().max()) for tensor in one.values())
     assert one.keys() == two.keys()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-import warm
 from safetensors.torch import load_file
 from small_steps import TASKS
+from started_ranks import run_ranks
 from torch import Tensor
+from torch.nn import Parameter
 from two_processes import CASES, DROPOUT, KINDS, PARTED, POISONED, steps_of
 
+from taco_ir.training import processes
 from taco_ir.training.processes import Processes
 
 Found = Mapping[str, Tensor]
@@ -30,22 +30,8 @@ def alone() -> Processes:
 def both(tiny_bert: Path, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two processes, started as torchrun starts them, left what they found."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     argv = [sys.executable, Path(__file__).with_name("two_processes.py"), tiny_bert, tiny_mlm, folder]
-    started = []
-    for rank in range(2):
-        env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        with (folder / f"log-{rank}").open("w") as output:
-            started.append(warm.Popen(argv, stdout=output, env=env))
-    try:
-        for rank, process in enumerate(started):
-            assert process.wait() == 0, f"process {rank}: {(folder / f'log-{rank}').read_text()[-3000:]}"
-    finally:
-        for process in started:
-            process.send_signal(signal.SIGKILL)
+    run_ranks(argv, 2, folder)
     return folder
 
 
@@ -144,8 +130,32 @@ def test_each_process_takes_its_own_accelerator(
     seen: list[object] = []
     for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: seen.append(backend))
+    monkeypatch.setattr(processes, "meeting_place", torch.distributed.HashStore)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, *_: seen.append(backend))
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     made = Processes(torch.device(device))
     assert (made.rank, made.world, made.first) == (3, 4, False)
     assert seen == [*([] if taken is None else [taken]), backend]
+
+
+def test_gradients_are_sent_in_buckets_without_a_large_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter beyond a bucket is sent as it is; the sums are those of one exchange."""
+    sent: list[Tensor] = []
+
+    def double(values: Tensor, async_op: bool) -> SimpleNamespace:
+        sent.append(values)
+        values.mul_(2)
+        return SimpleNamespace(wait=lambda: None)
+
+    monkeypatch.setattr(processes, "BUCKET", 10)
+    monkeypatch.setattr(torch.distributed, "all_reduce", double)
+    two = alone()
+    two.world = 2
+    params = [Parameter(torch.zeros(size)) for size in (4, 6, 3, 20, 2, 1)]
+    for number, param in enumerate(params[:-1]):
+        param.grad = torch.full_like(param, number)
+    large = params[3].grad
+    assert two.sum_gradients(params, torch.tensor(1.5)) == 3
+    assert [len(values) for values in sent] == [7, 10, 3, 20, 3]
+    assert large is not None and sent[3].data_ptr() == large.data_ptr()
+    assert [param.grad is None or param.grad.unique().tolist() for param in params] == [[0], [2], [4], [6], [8], True]

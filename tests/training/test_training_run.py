@@ -92,8 +92,7 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
         return f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else str(args[4].name)
 
     noting(training_data, "mine_topics", mined, "mine")
-    noting(retrievers, "encode_collection", lambda *args: args[3].parent.name)
-    noting(retrievers, "build_index", lambda *args: args[1].parent.name)
+    noting(retrievers, "encode_shared", lambda *args: args[4].parent.name)
     run = Loop.run
 
     def running(self: Loop) -> Path:
@@ -114,7 +113,7 @@ def finished(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return output, found
 
 
-SECOND = ["encode_collection episode-2", "build_index episode-2", f"mine episode-2/{ANCE}"]
+SECOND = ["encode_shared episode-2", f"mine episode-2/{ANCE}"]
 
 
 def test_two_episodes(finished: tuple[Path, list[str]]) -> None:
@@ -127,7 +126,7 @@ def test_two_episodes(finished: tuple[Path, list[str]]) -> None:
     assert first[1]["weight"] == {"fever": 0.5, "nq": 0.5} and second[-2]["weight"] != first[1]["weight"]
     (*_, last) = (record["validation"] for record in first if "validation" in record)
     assert second[0]["validation"] == last  # it starts from that model
-    assert not [path for name in ("*.part", "vectors", "index") for path in output.rglob(name)]
+    assert not [path for name in ("*.part", "vectors") for path in output.rglob(name)]
     assert json.loads((output / "config.json").read_text())["episodes"] == list(TWO)
 
 
@@ -214,16 +213,16 @@ def test_kept_runs_are_filtered_not_retrieved_again(
 def test_vectors_go_when_the_model_is_there(
     finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str]
 ) -> None:
-    """An episode that stops while it trains keeps its index for the next attempt."""
+    """An episode that stops while it trains keeps its vectors for the next attempt."""
     output = tmp_path / "run"
     shutil.copytree(finished[0], output)
     shutil.rmtree(output / "episode-2")
     with stopped_at("run"):
         train(two(tiny_bert, output))
-    assert (output / "episode-2" / "index" / "manifest.json").is_file() and (output / "episode-2" / "vectors").is_dir()
+    assert list((output / "episode-2" / "vectors").rglob("manifest.json"))
     (output / "episode-2" / ANCE).unlink()  # as if it had stopped while mining
     assert train(two(tiny_bert, output)).is_dir()
-    assert events == [*SECOND, f"mine episode-2/{ANCE}", "train episode-2 from 0"]
+    assert events == [*SECOND, *SECOND, "train episode-2 from 0"]
     assert differing(output, finished[0]) == []
 
 
@@ -238,13 +237,13 @@ def test_ance_from_a_plain_base(tiny_bert: Path, tmp_path: Path) -> None:
 def test_negatives_of_an_earlier_try_by_another_model_are_mined_anew(
     tiny_bert: Path, tmp_path: Path, events: list[str]
 ) -> None:
-    """...of which no step was made: vectors, index and negatives are told by their content."""
+    """...of which no step was made: vectors and negatives are told by their content."""
     config = one(tiny_bert, tmp_path / "run", negatives="ance", steps=1)
     with stopped_at("run"):
         train(config)
     other = config.replace(normalize=False, seed=1)
-    mined = ["encode_collection run", "build_index run", f"mine run/{ANCE}", "train run from 0"]
-    assert train(other).is_dir() and events == [*mined[:3], *mined]
+    mined = ["encode_shared run", f"mine run/{ANCE}", "train run from 0"]
+    assert train(other).is_dir() and events == [*mined[:2], *mined]
     train(other.replace(output=str(tmp_path / "alone" / "run")))
     made, wanted = contents(tmp_path / "run"), contents(tmp_path / "alone" / "run")
     assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}
