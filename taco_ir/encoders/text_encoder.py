@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from taco_ir.encoders.adapters.adapter_set import Adapters
 
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "int8", "bf16", "fp16", "tf32"]
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # torch's names
 TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
 TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
 
@@ -76,10 +77,26 @@ class Tower:
         import torch
 
         ids_BL, mask_BL = (each.to(self.device) for each in pad(ids, self._pad))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._arithmetic():
             marks = self.marks.inputs(ids_BL, torch.full((len(ids), 1), int(role)))
             vectors_BD = embed(self.backbone, self.config, ids_BL, mask_BL, self._head, **marks)
         return vectors_BD.float().cpu().numpy()
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Multiply matrices in the encoder's number format, as training does; norms and sums stay in float32."""
+        import torch
+
+        half = getattr(torch, HALVES.get(self.precision, "float32"))
+        before = torch.get_float32_matmul_precision()
+        if self.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        try:
+            with torch.autocast(self.device.type, half) if self.precision in HALVES else nullcontext():
+                yield
+        finally:
+            if self.precision == "tf32":
+                torch.set_float32_matmul_precision(before)
 
 
 class TextEncoder:
@@ -135,9 +152,24 @@ class TextEncoder:
         return self._hash_passages(self.towers[Role.PASSAGE].precision)
 
     @property
-    def int8_fingerprint(self) -> str:
-        """The `passage_fingerprint` of this encoder in int8, whose passage vectors serve its queries nearly as well."""
-        return self._hash_passages("int8")
+    def rounded_fingerprints(self) -> tuple[str, ...]:
+        """The `passage_fingerprint` of this encoder in other number formats, whose vectors serve its queries nearly as well."""
+        return tuple(map(self._hash_passages, get_args(Precision)[1:]))
+
+    def lowest_cosine(self, passages: Sequence[Passage]) -> float:
+        """The lowest cosine of a passage's vector in this number format with that in float32; 1 for int8, which keeps
+        no weights in float32.
+        """
+        tower = self.towers[Role.PASSAGE]
+        own, found = tower.precision, []
+        if own in ("float32", "int8"):
+            return 1.0
+        for precision in (own, get_args(Precision)[0]):
+            tower.precision = precision
+            vectors_ND = self.encode_passages(passages).astype(np.float64)
+            found.append(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True))
+        tower.precision = own
+        return float((found[0] * found[1]).sum(1).min())
 
     def _hash_passages(self, precision: Precision) -> str:
         own = self.towers[Role.PASSAGE].config
@@ -290,6 +322,8 @@ def load_encoder(
         >>> (queries @ passages.T).shape
         (1, 1)
     """
+    if precision == "tf32" and usable_device(device).type == "cpu":
+        raise InputError(f"--precision tf32 runs on GPUs; --device is {device!r}")
     folder = ModelFolder.find(None if model is None else str(model))
     if (record := folder.record) is not None:
         if precision == "int8":
@@ -301,7 +335,7 @@ def load_encoder(
         usable_device(device)
         backbone, tokenizer, head = load_backbone(below, config)
         adapters = load_adapters(backbone, folder.path)
-        tower = Tower(backbone, tokenizer, config, record.digest, device=device, head=head)
+        tower = Tower(backbone, tokenizer, config, record.digest, precision, device, head)
         return TextEncoder(dict.fromkeys(folder.towers, tower), folder.path, batch_size, adapters, record)
     if folder.is_peft:
         folder = replace(folder, base=base)

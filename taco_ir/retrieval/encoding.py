@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.core.files import exclusive, require_space
-from taco_ir.core.processes import Progress, format_bytes, format_duration, peak_memory
+from taco_ir.core.processes import Progress, format_bytes, format_duration, log, peak_memory
 from taco_ir.core.types import Encoder, Query, Vectors
 from taco_ir.data.collection import Collection
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
 SAMPLE = 48  # passages that are encoded to estimate the rate
+LEAST_COSINE = 0.999  # of a vector with that in float32, below which a warning is logged
 WORKING_BYTES = 200_000_000  # that tokenising a block and batches of all lengths were seen to add to the sample's peak
 
 
@@ -80,6 +81,9 @@ class ShardEncoder:
     def _measure_rate(self, start: int, stop: int) -> float:
         """Passages a second, measured on the next few after a warm-up."""
         passages = list(self._collection.passages.read(start, min(start + SAMPLE, stop)))
+        if (lowest := self._encoder.lowest_cosine(passages)) < LEAST_COSINE:
+            said = "--precision: the cosine of a vector with that in float32 is as low as %.5f; is float32 needed?"
+            log.warning(said, lowest)
         self._encoder.encode_passages(passages[:4])
         began = time.perf_counter()
         self._encoder.encode_passages(passages)

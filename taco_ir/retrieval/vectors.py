@@ -48,8 +48,8 @@ class Recipe(NamedTuple):
         return cls(passages.fingerprint, passages.count, model, *made_by)
 
     def is_of(self, encoder: Encoder) -> bool:
-        """Whether this encoder made the vectors, in float32 or in int8, which changes them little."""
-        return self.encoder in (encoder.passage_fingerprint, encoder.int8_fingerprint)
+        """Whether this encoder made the vectors, or would have in another number format, which changes them little."""
+        return self.encoder in (encoder.passage_fingerprint, *encoder.rounded_fingerprints)
 
     def require(self, where: str, encoder: Encoder | None, collection: str | None) -> None:
         """Raise InputError, which begins with `where`, for vectors of another encoder or of another collection."""

@@ -380,6 +380,36 @@ def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: P
     assert INT8_LEAST <= cosines_B.min() < 1 - 1e-5
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_float32(precision: Precision, tiny_bert: Path) -> None:
+    plain = load_encoder(str(tiny_bert), pooling="mean")
+    half = load_encoder(str(tiny_bert), pooling="mean", precision=precision)
+    passages = SAMPLE[:20]
+    vectors_ND, wanted_ND = half.encode_passages(passages), plain.encode_passages(passages)
+    cosines_N = (vectors_ND * wanted_ND).sum(1) / np.linalg.norm(vectors_ND, axis=1) / np.linalg.norm(wanted_ND, axis=1)
+    assert 0.999 <= cosines_N.min() < 1 - 1e-8 and vectors_ND.dtype == np.float32
+    assert (
+        half.lowest_cosine(passages) == pytest.approx(cosines_N.min(), abs=1e-6) and plain.lowest_cosine(passages) == 1
+    )
+    assert np.array_equal(half.encode_passages(passages), vectors_ND), "it computes as before"
+    assert half.passage_fingerprint in plain.rounded_fingerprints and half.fingerprint != plain.fingerprint
+
+
+def test_tf32_needs_a_gpu(tiny_bert: Path) -> None:
+    with pytest.raises(InputError, match="^--precision tf32 runs on GPUs; --device is 'cpu'$"):
+        load_encoder(str(tiny_bert), pooling="mean", precision="tf32")
+
+
+def test_a_product_in_tf32_ends_with_the_batch(tiny_bert: Path) -> None:
+    encoder, seen = load_encoder(str(tiny_bert), pooling="mean"), []
+    (tower,) = {*encoder.towers.values()}
+    tower.precision = "tf32"
+    hook = tower.backbone.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    encoder.encode_passages(SAMPLE[:2])
+    hook.remove()
+    assert seen == ["high"] and torch.get_float32_matmul_precision() == "highest"
+
+
 def keep_capitals(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
@@ -464,5 +494,5 @@ def test_passages_in_eight_bits_are_known_as_such(tiny_bert: Path) -> None:
     """An index made in int8 serves the queries of the same model in float32, of which it says itself what it is."""
     plain, small = (load_encoder(str(tiny_bert), pooling="mean", precision=each) for each in ("float32", "int8"))
     other = load_encoder(str(tiny_bert), pooling="first", precision="int8")
-    assert plain.int8_fingerprint == small.int8_fingerprint == small.passage_fingerprint != plain.passage_fingerprint
-    assert other.int8_fingerprint != small.int8_fingerprint
+    assert plain.rounded_fingerprints == small.rounded_fingerprints != other.rounded_fingerprints
+    assert plain.rounded_fingerprints[0] == small.passage_fingerprint != plain.passage_fingerprint

@@ -36,7 +36,7 @@ class Named:
 
     fingerprint = "queries-1"
     passage_fingerprint = "encoder-1"
-    int8_fingerprint = "encoder-1 in int8"
+    rounded_fingerprints = ("encoder-1 in int8", "encoder-1 in bf16")
     passage_template = "{text}"
     dim = DIM
 
@@ -321,7 +321,7 @@ def test_the_wrong_encoder_is_named(index: Index) -> None:
     other.passage_fingerprint = "encoder-2"
     with pytest.raises(InputError, match="made by encoder encoder-1 .fake., but the given model is encoder encoder-2"):
         DenseIndex(index(), other)  # type: ignore[arg-type]
-    other.int8_fingerprint = "encoder-1"  # it would have made them in 8-bit arithmetic
+    other.rounded_fingerprints = ("another", "encoder-1")  # it would have made them in 8-bit arithmetic
     assert DenseIndex(index(), other).recipe.encoder == "encoder-1"  # type: ignore[arg-type]
 
 

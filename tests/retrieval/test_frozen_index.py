@@ -472,7 +472,7 @@ def test_vectors_outlive_what_opened_them_and_the_file_is_never_written(tmp_path
 class Stored:
     """An encoder whose vectors are given by docid."""
 
-    passage_template, fingerprint, passage_fingerprint, int8_fingerprint = "{text}", "q", "p", "8"
+    passage_template, fingerprint, passage_fingerprint, rounded_fingerprints = "{text}", "q", "p", ("8",)
 
     def __init__(self, vectors_ND: Vectors) -> None:
         self._vectors, self.dim = dict(zip(DOCIDS, vectors_ND, strict=True)), vectors_ND.shape[1]
@@ -482,6 +482,9 @@ class Stored:
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         return np.stack([self._vectors[passage.docid] for passage in passages])
+
+    def lowest_cosine(self, passages: Sequence[Passage]) -> float:
+        return 1.0
 
 
 @pytest.mark.parametrize("layout", ["npy float32 C", "faiss PQ4x4"])

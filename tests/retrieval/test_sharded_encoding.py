@@ -12,7 +12,7 @@ from verbs import passage, write_collection
 
 from taco_ir import encode
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.retrieval import sharded_encoding, vectors
+from taco_ir.retrieval import encoding, sharded_encoding, vectors
 from taco_ir.retrieval.vectors import VectorSet
 
 SHARDS = 8
@@ -163,3 +163,16 @@ def test_a_worker_names_what_its_machine_lacks(
     changed = {key: {**spec[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
     with pytest.raises(InputError, match=re.escape(said)):
         sharded_encoding.ShardsOfPassages(spec | changed)
+
+
+def test_a_number_format_that_is_too_rough_is_told(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = ["--collection", small(tmp_path / "c")]
+    run(tiny_bert, tmp_path / "good", *place, "--precision", "bf16")
+    monkeypatch.setattr(encoding, "LEAST_COSINE", 1.0)
+    run(tiny_bert, tmp_path / "plain", *place)
+    assert not caplog.text
+    run(tiny_bert, tmp_path / "rough", *place, "--precision", "bf16")
+    assert "--precision: the cosine of a vector with that in float32 is as low as" in caplog.text
+    assert VectorSet(tmp_path / "rough").recipe.encoder != VectorSet(tmp_path / "plain").recipe.encoder

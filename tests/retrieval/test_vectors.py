@@ -32,7 +32,7 @@ class FakeEncoder:
 
     fingerprint = "encoder-1-queries"
     passage_fingerprint = "encoder-1"
-    int8_fingerprint = "encoder-1 in int8"
+    rounded_fingerprints = ("encoder-1 in int8",)
     passage_template = "{text}"
     dim = DIM
 
@@ -41,6 +41,9 @@ class FakeEncoder:
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         return self._encode([passage.docid for passage in passages])
+
+    def lowest_cosine(self, passages: Sequence[Passage]) -> float:
+        return 1.0
 
     @staticmethod
     def _encode(names: Sequence[str]) -> Vectors:
