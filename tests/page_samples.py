@@ -11,14 +11,7 @@ import numpy as np
 from study_results import fake_results
 
 from taco_ir.analysis.specialisation_page import render_page
-from taco_ir.analysis.summary import (
-    DENSITY_EDGES,
-    Analysis,
-    Counts,
-    Measurement,
-    ModelAnalysis,
-    Sensitivity,
-)
+from taco_ir.analysis.summary import DENSITY_EDGES, Analysis, Counts, Measurement, ModelAnalysis, Sensitivity
 from taco_ir.core.types import Query
 from taco_ir.negatives.audit_counts import Audit, Example, Shown, Suspected, TaskAudit
 from taco_ir.negatives.audit_page import html

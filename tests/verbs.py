@@ -65,10 +65,7 @@ def without_java(folder: Path) -> dict[str, str]:
     python.chmod(0o755)
     return {
         name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "JDK_HOME", "OPENAI_API_KEY")
-    } | {
-        "PATH": str(folder),
-        "HF_HUB_OFFLINE": "1",
-    }
+    } | {"PATH": str(folder), "HF_HUB_OFFLINE": "1"}
 
 
 def shell(block: str, cwd: Path, environment: Mapping[str, str]) -> str:

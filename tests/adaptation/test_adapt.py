@@ -126,11 +126,7 @@ def test_tasks_share_what_the_settings_say(settings: Settings, share: str, tiny_
     own = settings(topics=("nq-train", "wow-train", "fever-train"), share=share, groups=groups, keep_if_better=False)
     adapt(own)
     record, encoder = read_record(Path(own.output) / "model"), taught(own)
-    names = {
-        "one": ["query"],
-        "task": ["task nq", "task wow", "task fever"],
-        "group": ["task a", "task b"],
-    }
+    names = {"one": ["query"], "task": ["task nq", "task wow", "task fever"], "group": ["task a", "task b"]}
     assert record.names == names[share] and record.passage_adapter is None
     same = [record.query_adapter(task) for task in ("nq", "wow", "fever")]
     assert len(set(same)) == {"one": 1, "task": 3, "group": 2}[share] and same[0] == names[share][0]

@@ -14,10 +14,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage, Query, Ranking, Run
 
 QUERIES = [Query("q1", "who wrote it", "nq", ("J. S. Bach",)), Query("q2", "who else", "nq"), Query("q3", "none", "nq")]
-PASSAGES = {
-    "a": Passage("a", "1", "Suites", "By J S Bach, who else."),
-    "b": Passage("b", "2", "", "Bachelors."),
-}
+PASSAGES = {"a": Passage("a", "1", "Suites", "By J S Bach, who else."), "b": Passage("b", "2", "", "Bachelors.")}
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -64,14 +61,8 @@ def test_a_list_is_read_in_chunks_of_any_size(
         ('[{"question": "who wrote it"}]', "record 1: .* has no question and ctxs"),
         ('[{"question": "another", "ctxs": []}]', "record 1: question 'another' is not among the 3 queries"),
         ('[{"question": "who else", "ctxs": []}, {"question": "who else", "ctxs": []}]', "record 2: .* appears twice"),
-        (
-            '[{"question": "none", "ctxs": [{"id": "a"}]}]',
-            "record 1: context .*'id': 'a'.* needs an id and a finite",
-        ),
-        (
-            '[{"question": "none", "ctxs": [{"id": "a", "score": "nan"}]}]',
-            "needs an id and a finite score",
-        ),
+        ('[{"question": "none", "ctxs": [{"id": "a"}]}]', "record 1: context .*'id': 'a'.* needs an id and a finite"),
+        ('[{"question": "none", "ctxs": [{"id": "a", "score": "nan"}]}]', "needs an id and a finite score"),
         (
             '[{"question": "none", "ctxs": [{"id": "a", "score": 1}, {"id": "a", "score": 0}]}]',
             "record 1: question 'none' lists a passage twice",

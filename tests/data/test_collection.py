@@ -116,10 +116,7 @@ def test_topics_without_evidence_are_not_judged(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_no_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        InputError,
-        match=r"--collection '\S+/nowhere': no such folder. Give sample, kilt, a folder",
-    ):
+    with pytest.raises(InputError, match=r"--collection '\S+/nowhere': no such folder. Give sample, kilt, a folder"):
         open_collection(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="holds none of passages.jsonl, passages.jsonl.gz, psgs_w100.tsv"):
         open_collection(str(tmp_path))

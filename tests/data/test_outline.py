@@ -96,10 +96,7 @@ def test_what_is_said_of_a_file_is_said_of_all_of_it(collection: Collection, cap
 @pytest.mark.parametrize(
     ("extra", "fault"),
     [
-        (
-            [query("q5", "Another text", ["1#0"])],
-            r"line 201: id 'q5' has another text on line 6; ids must be unique",
-        ),
+        ([query("q5", "Another text", ["1#0"])], r"line 201: id 'q5' has another text on line 6; ids must be unique"),
         ([query("q1", " ")], r"line 201: query 'q1' has input ' '"),
         (None, "it is empty; a topics file has one KILT record per line"),
     ],

@@ -119,10 +119,7 @@ def test_blank_lines_count_but_do_not_matter(tmp_path: Path) -> None:
             {"id": "2", "input": "x", "output": [{"provenance": "12"}]},
             "it must be a list of objects with a wikipedia_id",
         ),
-        (
-            {"id": "2", "input": "x", "output": [{"provenance": 5}]},
-            "it must be a list of objects with a wikipedia_id",
-        ),
+        ({"id": "2", "input": "x", "output": [{"provenance": 5}]}, "it must be a list of objects with a wikipedia_id"),
         (
             {"id": "2", "input": "x", "output": [{"provenance": [{"title": "T"}]}]},
             "it must be a list of objects with a wikipedia_id",

@@ -388,19 +388,14 @@ def test_half_precision_is_near_float32(precision: Precision, tiny_bert: Path) -
     vectors_ND, wanted_ND = half.encode_passages(passages), plain.encode_passages(passages)
     cosines_N = (vectors_ND * wanted_ND).sum(1) / np.linalg.norm(vectors_ND, axis=1) / np.linalg.norm(wanted_ND, axis=1)
     assert 0.999 <= cosines_N.min() < 1 - 1e-8 and vectors_ND.dtype == np.float32
-    assert (
-        half.lowest_cosine(passages) == pytest.approx(cosines_N.min(), abs=1e-6) and plain.lowest_cosine(passages) == 1
-    )
+    assert half.lowest_cosine(passages) == pytest.approx(cosines_N.min(), abs=1e-6)
     assert np.array_equal(half.encode_passages(passages), vectors_ND), "it computes as before"
     assert half.passage_fingerprint in plain.rounded_fingerprints and half.fingerprint != plain.fingerprint
 
 
-def test_tf32_needs_a_gpu(tiny_bert: Path) -> None:
+def test_tf32_needs_a_gpu_and_ends_with_the_batch(tiny_bert: Path) -> None:
     with pytest.raises(InputError, match="^--precision tf32 runs on GPUs; --device is 'cpu'$"):
         load_encoder(str(tiny_bert), pooling="mean", precision="tf32")
-
-
-def test_a_product_in_tf32_ends_with_the_batch(tiny_bert: Path) -> None:
     encoder, seen = load_encoder(str(tiny_bert), pooling="mean"), []
     (tower,) = {*encoder.towers.values()}
     tower.precision = "tf32"

@@ -169,7 +169,6 @@ def test_a_number_format_that_is_too_rough_is_told(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = ["--collection", small(tmp_path / "c")]
-    run(tiny_bert, tmp_path / "good", *place, "--precision", "bf16")
     monkeypatch.setattr(encoding, "LEAST_COSINE", 1.0)
     run(tiny_bert, tmp_path / "plain", *place)
     assert not caplog.text

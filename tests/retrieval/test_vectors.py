@@ -89,18 +89,18 @@ def read(output: Path) -> tuple[Vectors, list[str]]:
     return np.concatenate([vectors_ND for vectors_ND, _ in blocks]), [docid for _, docids in blocks for docid in docids]
 
 
-@given(st.integers(0, 10_000), st.integers(1, 300))
-def test_shards_tile_the_rows(count: int, of: int) -> None:
-    rows = [row for number in range(1, of + 1) for row in Shard(number, of).rows(count)]
-    assert rows == list(range(count))
-    sizes = {len(Shard(number, of).rows(count)) for number in range(1, of + 1)}
-    assert max(sizes) - min(sizes) <= 1
+@given(st.integers(0, 10_000), st.integers(1, 300), st.sampled_from([1, 1, 7, 64, 4096]))
+def test_shards_tile_the_rows(count: int, of: int, together: int) -> None:
+    shards = [Shard(number, of, together).rows(count) for number in range(1, of + 1)]
+    assert [row for rows in shards for row in rows] == list(range(count))
+    blocks = [-(-len(rows) // together) for rows in shards]
+    assert max(blocks) - min(blocks) <= 1 and all(rows.start % together == 0 for rows in shards if rows)
 
 
 @given(st.integers(1, 99), st.integers(1, 99))
 def test_shards_parse(number: int, of: int) -> None:
     if number <= of:
-        assert Shard.parse(f"{number}/{of}") == (number, of)
+        assert Shard.parse(f"{number}/{of}") == Shard(number, of)
     else:
         with pytest.raises(InputError, match=re.escape(f"--shard '{number}/{of}'")):
             Shard.parse(f"{number}/{of}")

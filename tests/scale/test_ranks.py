@@ -13,15 +13,15 @@ from counting import ALL, are_whole, rows
 from started_ranks import run_ranks
 from units_by_ranks import LATE
 
-PROGRAM = Path(__file__).with_name("units_by_ranks.py")
 
-
-def run(folder: Path, world: int, code: int = 0, **wrong: Any) -> list[str]:
-    return run_ranks([sys.executable, PROGRAM, folder, json.dumps(wrong)], world, folder, code)
+def run(folder: Path, code: int = 0, **wrong: Any) -> list[str]:
+    return run_ranks(
+        [sys.executable, Path(__file__).with_name("units_by_ranks.py"), folder, json.dumps(wrong)], 3, folder, code
+    )
 
 
 def test_all_ranks_do_their_shares_and_name_the_one_that_is_late(tmp_path: Path) -> None:
-    said = run(tmp_path, 3)
+    said = run(tmp_path)
     for name in ("one", "two"):
         assert are_whole(tmp_path / name, ALL)
         assert rows(tmp_path / name / "loaded") == 3, "each rank loads what it needs once"
@@ -29,10 +29,6 @@ def test_all_ranks_do_their_shares_and_name_the_one_that_is_late(tmp_path: Path)
     waits = [re.findall(r"rank (\d) has waited \d+ s for (.*)", each) for each in said]
     # after .2, .6 and 1.4 seconds, by the lowest of those that wait
     assert waits[1:] == [[], []] and 1 <= len(waits[0]) <= 3 and set(waits[0]) == {("0", f"rank {LATE}")}
-
-
-def test_one_process_waits_for_nobody(tmp_path: Path) -> None:
-    assert "has waited" not in run(tmp_path, 1)[0] and are_whole(tmp_path / "one", ALL)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +39,6 @@ def test_one_process_waits_for_nobody(tmp_path: Path) -> None:
     ],
 )
 def test_what_goes_wrong_in_another_rank_is_told_by_the_first(what: str, said: str, tmp_path: Path) -> None:
-    told = run(tmp_path, 3, 2, **{"5": (what, 1)})
-    assert said in told[0].splitlines()
-    run(tmp_path, 3)
+    assert said in run(tmp_path, 2, **{"5": (what, 1)})[0].splitlines()
+    run(tmp_path)
     assert are_whole(tmp_path / "one", ALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from pathlib import Path
 
@@ -15,11 +14,9 @@ from taco_ir.scale.engines import do_units
 from taco_ir.scale.ranks import Ranks
 
 LATE = 2  # the rank that comes late
-SECONDS = 1.5
 
 
 def main(words: list[str]) -> None:
-    logging.basicConfig(level=logging.INFO)
     folder, wrong = Path(words[0]), json.loads(words[1])
     ranks = Ranks("cpu")
     for name in ("one", "two"):
@@ -32,7 +29,7 @@ def main(words: list[str]) -> None:
         assert (folder / "led").read_text() in (name, "two"), "nobody goes on before the first has left"
     module.SLOW = 0.2
     if ranks.rank == LATE:
-        time.sleep(SECONDS)
+        time.sleep(1.5)
     ranks.wait()
     print("value", ranks.from_first(1 / (3 + ranks.rank)))
     ranks.wait()

@@ -131,8 +131,7 @@ PLACES += ["x" * 101, "\u4e00"]
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
-    "old",
-    ['name = "small"', 'name = "bm25"', '"tiny"]', '"nq-dev",', "[corpora.part]", "whole = [0]\npart = [0]"],
+    "old", ['name = "small"', 'name = "bm25"', '"tiny"]', '"nq-dev",', "[corpora.part]", "whole = [0]\npart = [0]"]
 )
 def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str, place: str) -> None:
     new = {

@@ -119,8 +119,7 @@ def test_the_optimisers_groups_stay_ours(trained: Training, tiny_bert: Path, tmp
 
 
 @pytest.mark.parametrize(
-    "state",
-    [TrainState(), TrainState(7, 0.1 + 0.2, 5, 2, {"nq": 3, "zsre é": 1}, 4), TrainState(12, 0.0, 12)],
+    "state", [TrainState(), TrainState(7, 0.1 + 0.2, 5, 2, {"nq": 3, "zsre é": 1}, 4), TrainState(12, 0.0, 12)]
 )
 def test_state_comes_back(trained: Training, tmp_path: Path, state: TrainState) -> None:
     assert read_state(trained.write(tmp_path, state)) == state

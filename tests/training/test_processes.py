@@ -139,7 +139,6 @@ def test_each_process_takes_its_own_accelerator(
 
 
 def test_gradients_are_sent_in_buckets_without_a_large_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parameter beyond a bucket is sent as it is; the sums are those of one exchange."""
     sent: list[Tensor] = []
 
     def double(values: Tensor, async_op: bool) -> SimpleNamespace:

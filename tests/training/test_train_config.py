@@ -481,10 +481,7 @@ IN_FILES = [
     ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
     ("[episode]\nepochs = 1", "episode is {'epochs': 1}; it must be a list of tables, [[episode]] in a file"),
     ("[[episode]]\n[[episode]]\nepoch = 3", "episode 2: unknown key 'epoch'; did you mean epochs?"),
-    (
-        "[[episode]]\nseed = 3",
-        "episode 1: key 'seed' can be set only for the whole training, not for an episode",
-    ),
+    ("[[episode]]\nseed = 3", "episode 1: key 'seed' can be set only for the whole training, not for an episode"),
     ("[[episode]]\nepochs = -1", "episode 1: epochs is -1; it must be a number, above 0"),
     ("[[episode]]\nrepeat = 0", "episode 1: repeat is 0; it must be a whole number, at least 1, at most 1000"),
     ("seed = 1\nmodel = \n", "not valid TOML: Invalid value (at line 2, column 9)"),

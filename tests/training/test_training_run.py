@@ -274,8 +274,7 @@ def test_what_is_taken_over(
 def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     tables = ({"steps": 1}, {"steps": 1, "weighting": "taco", "keep_importance": True})
     with pytest.raises(
-        InputError,
-        match=r"^episode 2: keep_importance is True, but the weighting is taco, and was naive",
+        InputError, match=r"^episode 2: keep_importance is True, but the weighting is taco, and was naive"
     ):
         train(one(tiny_bert, tmp_path / "run", episodes=tables))
 

@@ -122,10 +122,7 @@ def other_architecture(tiny_bert: Path, folder: Path) -> Path:
 
 def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path: Path) -> None:
     other = other_architecture(tiny_bert, tmp_path / "other")
-    with pytest.raises(
-        InputError,
-        match=r"other: its parameters differ in names or shapes from those of .*taco",
-    ):
+    with pytest.raises(InputError, match=r"other: its parameters differ in names or shapes from those of .*taco"):
         main([str(runs / "taco"), str(other), "--batches", "1", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 

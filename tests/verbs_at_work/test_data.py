@@ -96,10 +96,7 @@ def test_list_of_a_collection(verb: Verb, tmp_path: Path) -> None:
     (folder / "nq-dev.jsonl").write_bytes(RECORD + b'{"id": "q2", "input": "x"}\n')
     recognised, *rows = verb("list", "--collection", folder).stdout.splitlines()
     assert recognised == "mine: KILT-style folder, 1 passages, which belong to pages"
-    assert [line.split() for line in rows] == [
-        ["topics", "queries", "judged"],
-        ["nq-dev", "2", "1"],
-    ]
+    assert [line.split() for line in rows] == [["topics", "queries", "judged"], ["nq-dev", "2", "1"]]
     assert "wow-dev" in verb("list", "--collection", "sample").stdout
     fails(verb("list", "--collection", tmp_path / "nowhere"), "no such folder")
 
@@ -141,10 +138,7 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
     (tmp_path / "copy.gz").write_bytes(gzip.compress(RECORD))
     done = verb("get", "kilt/nq/train", "--file", tmp_path / "copy.gz")
     assert done.stdout == f"{kilt / 'nq-train-kilt.jsonl'}\n" and (kilt / "nq-train-kilt.jsonl").read_bytes() == RECORD
-    fails(
-        verb("get", "kilt/nq/dev", "--file", tmp_path / "copy.gz"),
-        "but must be 0bb57ca0b4676ed66005b8788d3a3050",
-    )
+    fails(verb("get", "kilt/nq/dev", "--file", tmp_path / "copy.gz"), "but must be 0bb57ca0b4676ed66005b8788d3a3050")
     fails(
         verb("get", "kilt/all-dev", "--file", tmp_path / "copy.gz"),
         "--file needs a single ID, but kilt/all-dev means 11 files",

@@ -151,8 +151,7 @@ def test_named_output_is_never_lost(model: list[str]) -> None:
     main([*command, "--hits", "5"])  # made the same way: taken
     assert Path("mine.trec").read_bytes() == before
     with pytest.raises(
-        InputError,
-        match=r"--output mine\.trec exists and was made differently \(hits is 5, not 3\); .* --overwrite",
+        InputError, match=r"--output mine\.trec exists and was made differently \(hits is 5, not 3\); .* --overwrite"
     ):
         main([*command, "--hits", "3"])
     with pytest.raises(InputError, match=r"made differently \(topics name is \"nq-dev\", not \"fever-dev\"\)"):
