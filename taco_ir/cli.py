@@ -82,7 +82,7 @@ KNOWN = {  # what a table of text cannot say of them
 }
 TABLE = tomllib.loads(Path(__file__).with_name("cli_flags.toml").read_text(encoding="utf-8"))
 FLAGS: dict[str, dict[str, Any]] = {name: own | KNOWN.get(name, {}) for name, own in TABLE.items()}
-MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--passage-prompt")
+MODEL_FLAGS: tuple[str, ...] = ("--model", "--pooling", "--normalize", "--prompt", "--passage-prompt")
 MODEL_FLAGS += ("--precision", "--batch-size", "--device", "--base")
 RAY_FLAGS = ("--worker-gpus", "--worker-cpus", "--address")
 ENGINE_FLAGS = ("--engine", "--workers", *RAY_FLAGS)

@@ -153,7 +153,7 @@ class TextEncoder:
 
     @property
     def rounded_fingerprints(self) -> tuple[str, ...]:
-        """The `passage_fingerprint` of this encoder in other formats, whose vectors serve its queries nearly as well."""
+        """The `passage_fingerprint` of this encoder in other formats, whose vectors serve its queries, too."""
         return tuple(map(self._hash_passages, get_args(Precision)[1:]))
 
     def lowest_cosine(self, passages: Sequence[Passage]) -> float:
