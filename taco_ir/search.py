@@ -109,8 +109,8 @@ def parser() -> Parser:
     flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
-        "also score BM25 and the hybrid; without --output, their runs are written too [default: on for dense "
-        f"search of up to {COMPARED_UP_TO:,} passages, or if a BM25 index exists]",
+        "also score BM25 and the hybrid; their runs are written beside the first, but not if --output names a place "
+        f"[default: on for dense search of up to {COMPARED_UP_TO:,} passages, or if a BM25 index exists]",
         action=BooleanOptionalAction,
     )
     flags.flag(

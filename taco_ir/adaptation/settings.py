@@ -146,9 +146,9 @@ class AdaptSettings(Settings):
     dropout: float = same("dropout")
     held_out: float = flag(
         0.2,
-        "hold out this fraction of each task's queries; their gold pages are not trained on. Half of them choose "
-        "the best step and the tasks that keep the adapter; the report is on the other half. none: hold out "
-        "nothing",
+        "hold out this fraction of each task's queries; their gold pages are not trained on. Half of these "
+        "queries decide which step is best and which tasks use the adapter; the other half are for the report. "
+        "none: hold out nothing",
         above=0,
         named=NO,
         below=1,

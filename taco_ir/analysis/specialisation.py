@@ -31,7 +31,8 @@ class Subject(NamedTuple):
     Attributes:
         name: the name that the user gave.
         model: the model's folder.
-        config: settings of the episode that trained the model; None if it is not in the folder of a training.
+        config: settings of the episode (round of training) that made the model; None if the model is in no training's
+            folder.
         run: the folder of the training.
         episodes: folders of the training's episodes, up to the one that made the model.
     """
@@ -98,8 +99,8 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     """Measure all models on the same batches. The only files written are negatives that must be mined first, in
     `output`.
 
-    Data, tasks, negatives and batches are those of the first model's training, or of the default settings, unless the
-    settings' keys replace them. Dropout is off. Frozen parameters are measured like all others.
+    Data, tasks, negatives and batches are those of the first model's training, or the defaults if no training is known;
+    keys in `settings` replace them. Dropout is off. Frozen parameters are measured like all others.
 
     Raises:
         InputError: for models of different architectures, a task that a model has no prompt for, or unusable data.

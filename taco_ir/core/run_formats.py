@@ -66,7 +66,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_trec(path: Path) -> Run:
-    """Read a TREC run. The rank column is ignored, as trec_eval does; query ids are read as `run_id` spells them.
+    """Read a TREC run. The rank column is ignored, as trec_eval does; the function `run_id` normalises query ids.
 
     Raises:
         InputError: naming file and line for a wrong number of columns, a score that is not a finite number, a docid

@@ -89,7 +89,7 @@ class PassageStore:
     def unpack(self) -> None:
         """Keep a decompressed copy of a gzip file in the data home, so that any passage can be read at once.
 
-        A very large file is not copied, nor is any file if a copy cannot be written.
+        No copy is made of a very large file, or where none can be written; that is no error.
         """
         if not self._packed or self._stays or self.path.stat().st_size > UNPACKED_UP_TO:
             return

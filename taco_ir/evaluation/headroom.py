@@ -52,8 +52,13 @@ class Headroom(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean of one topic's differences and the variance of that mean: its parts from queries and seeds, with their
-    degrees of freedom. `by_seed` has the seeds' means, with which topics are combined.
+    """How much the mean difference between two systems on one topic varies.
+
+    Attributes:
+        queries: the part of the mean's variance that comes from the choice of queries.
+        rest: the residual part, which is subtracted where the variance over seeds is added.
+        freedom: degrees of freedom of `queries`.
+        by_seed: the mean difference with each seed, from which the variance over seeds of several topics follows.
     """
 
     queries: float

@@ -65,9 +65,9 @@ class Measure(NamedTuple):
         wanted = re.sub(r"@.*", "@k", text.strip().lower())
         nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
         raise InputError(
-            f"measure {text!r} is not known, the nearest is {nearest}; allowed: {', '.join(forms[:4])} (page level), "
-            f"{', '.join(forms[4:7])} and all that ir_measures computes, such as AP, RR@10, Judged@10 (passage level), "
-            f"{', '.join(forms[7:])} (answers), k from 1"
+            f"measure {text!r} is not known, the nearest is {nearest}; allowed (k is 1 or more): for pages: "
+            f"{', '.join(forms[:4])}; for passages: {', '.join(forms[4:7])} and any measure of ir_measures, such as "
+            f"AP, RR@10, Judged@10; for answers: {', '.join(forms[7:])}"
         )
 
     @property

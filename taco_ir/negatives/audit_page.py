@@ -117,7 +117,7 @@ def example_table(example: Example) -> Table:
 
 
 def suspects_table(suspected: Sequence[Suspected]) -> Table:
-    """A table of likely false negatives with the reason for each; the most likely of each query set come first."""
+    """A table of likely false negatives with the reason for each, grouped by query set, the most likely first."""
     rows: list[list[Cell]] = []
     for each in suspected:
         why = ["holds an answer"] if each.passage.has_answer else []

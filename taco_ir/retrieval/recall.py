@@ -29,8 +29,8 @@ class Effort(NamedTuple):
 
     Attributes:
         parameter: efSearch for HNSW (the candidates that it keeps), or nprobe for IVF (the lists that it searches).
-        hits, recall: number of hits, and recall to reach, that it was chosen for.
-        found: the recall on other queries; `queries` is their number.
+        hits, recall: `parameter` was chosen to reach this recall with this number of hits.
+        found, queries: the recall measured on other queries, and how many these were.
     """
 
     parameter: str

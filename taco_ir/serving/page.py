@@ -32,7 +32,12 @@ GOLD, PAGE = "gold passage", "gold page"
 
 
 class Found(NamedTuple):
-    """A hit on the page: `gold` is GOLD, PAGE or "", and `text` is a snippet with the query's words marked."""
+    """A hit as the web page shows it.
+
+    Attributes:
+        gold: GOLD for a gold passage, PAGE for another passage of a gold Wikipedia page, otherwise empty.
+        text: a snippet with the query's words marked.
+    """
 
     hit: Hit
     gold: str

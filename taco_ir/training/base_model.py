@@ -198,7 +198,7 @@ def build_pretraining(
         if "condenser" in objectives.objective and config.pooling in ("mean", "last"):
             raise InputError(
                 f"--objective condenser trains the first token's vector to summarise the text, but --model {base} "
-                f"uses pooling {config.pooling}; leave condenser out, or give --pooling first"
+                f"uses pooling {config.pooling}; leave condenser out, or add `--pooling first`"
             )
     if config.head:
         raise InputError(
@@ -252,7 +252,7 @@ def config_for_tasks(
 
 
 def find_other_names(tasks: Sequence[str], tables: Mapping[str, TaskSettings]) -> dict[str, str]:
-    """The names that collections have for tasks, if they differ from the table's and belong to one task only."""
+    """Map a collection's name for a task to its table's name, where the two differ and the name has only one table."""
     named = [(canonical_task(tables[task].task or task), task) for task in tasks if task in tables]
     names = [name for name, _ in named]
     return {name: task for name, task in named if name not in tables and names.count(name) == 1}

@@ -91,9 +91,9 @@ class DoseMeter:
         self._wanted, self._mean = False, []
 
     def measure(self, optimizer: Optimizer) -> Dose | None:
-        """The dose of the step, after the optimiser has applied the update in .grad; None if this step is not measured.
+        """Measure how far a step's update was from the mean of the tasks' gradients; None if the step is not measured.
 
-        Clipping makes no difference, since the norm of the update does not matter.
+        Call it after `optimizer.step()`, while `.grad` has the update. Clipping changes nothing: norms are ignored.
         """
         mean, wanted = self._mean, self._wanted
         self.drop()

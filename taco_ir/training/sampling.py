@@ -49,7 +49,7 @@ class StreamPosition(NamedTuple):
     since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     def continue_with(self, examples: str, size: int, negatives: str) -> StreamPosition:
-        """The position to continue from with these examples and negatives; new negatives start from the hardest."""
+        """This position, adjusted to the data now given; changed negatives are taken from the hardest again."""
         now, sampled = self, sum(batches * share for batches, share in self.parts)
         if (examples, size) != (self.examples, self.size):
             begun = -(-sampled // max(self.size, 1))

@@ -163,8 +163,8 @@ class AdapterSettings(Settings):
     )
     tune_budget: str = flag(
         "",
-        "set the width by a parameter budget instead: the largest width with at most this percentage of the "
-        "backbone's parameters",
+        "instead of a width, give a percentage, such as 0.5%: the largest width is used that has at most this share "
+        "of the backbone's parameters",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,

@@ -50,7 +50,7 @@ class SharedEncoder(DualEncoder):
         if untied:
             raise InputError(
                 f"{folder}: it has two towers, but reading and self-supervised tasks need a single encoder; leave "
-                "out untied, or these tasks"
+                "out the setting untied, or these tasks"
             )
         super().__init__(folder, config, False)
         self.reader: nn.Module | None = None

@@ -191,7 +191,7 @@ class TaskWeighting(nn.Module):
 
     @classmethod
     def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
-        """Upper bound of the memory in bytes needed beyond T backward passes that sum into one float32 gradient."""
+        """At most how many bytes this weighting needs beside a backward pass for each task into one gradient."""
         return 0
 
     def specific_share(self) -> float | None:

@@ -80,8 +80,8 @@ def test_unknown_measures_name_the_nearest(text, nearest):
         Measure.parse(text)
     assert f"{text!r} is not known, the nearest is {nearest}" in str(caught.value)
     forms = (
-        "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k and all that ir_measures computes, "
-        "such as AP, RR@10, Judged@10 (passage level)"
+        "for pages: Rprec, recall@k, success@k, precision@k; for passages: MRR@k, R@k, nDCG@k and any measure of "
+        "ir_measures, such as AP, RR@10, Judged@10; for answers"
     )
     assert forms in str(caught.value)
 

@@ -447,7 +447,7 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     ),
     "untied": (
         ["--untied"],
-        r"it has two towers, but reading and self-supervised tasks need a single encoder; leave out untied",
+        r"it has two towers, but reading and self-supervised tasks need a single encoder; leave out the setting untied",
     ),
     "tuned": (["--tune", "bitfit"], r"tune is bitfit; reading and self-supervised tasks train the whole encoder"),
     "too long to read": (

@@ -82,7 +82,9 @@ class AdapterRecord:
         return {"shared": SHARED, "task-frozen": None, QUERY_FROZEN: None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
-        """The adapter for queries of `task`, its own or borrowed; None: the backbone alone. Raises: InputError."""
+        """The name of the adapter for queries of `task`, which may be another task's; None if the backbone encodes them
+        without an adapter. Raises: InputError.
+        """
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
         return None if task == BARE else self.own_adapter(task)
