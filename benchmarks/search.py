@@ -73,6 +73,9 @@ class RandomEncoder(NamedTuple):
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         return self.like.encode_queries(texts, task)
 
+    def lowest_cosine(self, _: Sequence[Passage]) -> float:
+        return 1.0
+
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         vectors_ND = self.random.standard_normal((len(passages), self.dim), dtype=np.float32)
         return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)

@@ -163,7 +163,7 @@ class AdapterSettings(Settings):
     )
     tune_budget: str = flag(
         "",
-        "instead of a width, give a percentage, such as 0.5%: the largest width is used that has at most this share "
+        "instead of a width, give a percentage with its sign: the largest width is used that has at most this share "
         "of the backbone's parameters",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",

@@ -21,7 +21,7 @@ from taco_ir.retrieval.choices import ModelChoice, SearchRequest, model_name
         (lambda: ModelChoice(pooling="median"), "pooling is 'median'; it must be one of first, mean, decoder"),
         (
             lambda: ModelChoice(precision="int4"),
-            "precision is 'int4'; it must be one of float32, int8 (did you mean int8?)",
+            "precision is 'int4'; it must be one of float32, int8, bf16, fp16, tf32 (did you mean int8?)",
         ),
         (lambda: ModelChoice(batch_size=0), "batch_size is 0; it must be a whole number, at least 1"),
         (lambda: ModelChoice(normalize="yes"), "normalize is 'yes'; it must be true or false"),  # type: ignore[arg-type]

@@ -221,9 +221,11 @@ def test_queries_that_do_not_fit_are_searched_one_after_the_other(
     caplog.set_level("INFO", "taco_ir")
     monkeypatch.setattr(exact, "QUERIES", 8)
     monkeypatch.setattr(vector_stream, "resident_memory", lambda: 1_000_000)
-    with pytest.raises(InputError, match=r"--memory 1\.0 MB: too small for a block of 64 .*is the least") as refused:
+    with pytest.raises(
+        InputError, match=r"--memory 1\.0 MB: too small for a block of 64 vectors and .*; give at least"
+    ) as refused:
         stream(folder, memory=1_000_001).search(QUERIES, HITS)
-    least = re.search(r"([\d.]+) MB is the least that works", str(refused.value))
+    least = re.search(r"give at least ([\d.]+) MB", str(refused.value))
     assert least
     enough = int((float(least[1]) + 0.1) * 1e6)
     assert_equal(stream(folder, memory=enough).search(QUERIES, HITS), flat(folder))

@@ -35,7 +35,7 @@ def test_all_ranks_do_their_shares_and_name_the_one_that_is_late(tmp_path: Path)
     ("what", "said"),
     [
         ("refuses", "error: rank 1: --flag 3: not so"),
-        ("fails", "error: 1 of 6 shards are not done (shard 5: rank 1: KeyError: 3); the same command does them"),
+        ("fails", "error: 1 of 6 shards are not finished (shard 5: rank 1: KeyError: 3); run the same command again"),
     ],
 )
 def test_what_goes_wrong_in_another_rank_is_told_by_the_first(what: str, said: str, tmp_path: Path) -> None:

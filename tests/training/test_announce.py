@@ -149,7 +149,7 @@ def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
     assert found, text
     whole, held = float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]
     assert held > 1e8 and held == pytest.approx(resident_memory(), rel=0.2)
-    assert whole == pytest.approx(held + memory(text) - 4 * sum(param.numel() for param in model.parameters()), abs=1e8)
+    assert whole == pytest.approx(held + memory(text) - 4 * sum(param.numel() for param in model.parameters()), abs=2e8)
 
 
 def test_the_peak_is_told(model: DualEncoder) -> None:

@@ -165,7 +165,9 @@ def test_updates_are_clipped(tiny_bert: Path, tmp_path: Path) -> None:
 def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Validations find these, one after the other."""
     left = iter(scores)
-    monkeypatch.setattr("taco_ir.training.validation.validate", lambda *_: {TASKS[0]: next(left), TASKS[1]: 0.25})
+    monkeypatch.setattr(
+        "taco_ir.training.validation.score_pools", lambda *_: {TASKS[0]: [next(left)], TASKS[1]: [0.25]}
+    )
 
 
 @pytest.mark.parametrize(
