@@ -6,12 +6,16 @@ vectors are written to a disk that all machines share, never sent through Ray.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +97,8 @@ class Ray(Pool):
             _require_answer(address, found)
         own = SMALL if address == LOCAL else {}
         try:
-            self._ray.init(address=address, logging_level=logging.ERROR, **own)
+            with signals_kept():
+                self._ray.init(address=address, logging_level=logging.ERROR, **own)
         except Exception as error:  # Ray raises no narrower one where a busy machine is too slow to start it
             raise InputError(f"--address {address}: {' '.join(str(error).split())}") from error
 
@@ -140,7 +145,22 @@ class Ray(Pool):
         for worker in list(self._actors):
             self.end(worker)
         if self._ours:
-            self._ray.shutdown()
+            with signals_kept():
+                self._ray.shutdown()
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Keep this process's handlers of faults, which Ray replaces and removes: without Java's own, BM25 would crash."""
+    names = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL") if os.name == "posix" else ()
+    kept = {getattr(signal, name): ctypes.create_string_buffer(256) for name in names}  # longer than any sigaction
+    for number, action in kept.items():
+        ctypes.CDLL(None).sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        for number, action in kept.items():
+            ctypes.CDLL(None).sigaction(number, action, None)
 
 
 def _require_answer(given: str, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import signal
 import socket
@@ -24,9 +25,11 @@ def cluster(home: Path) -> Iterator[str]:
     import ray
 
     home.mkdir(exist_ok=True)
-    begun = ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
+    with ray_pool.signals_kept():
+        begun = ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
     yield begun.address_info["gcs_address"]
-    ray.shutdown()
+    with ray_pool.signals_kept():
+        ray.shutdown()
 
 
 def do(folder: Path, workers: int | None = 2, cpus: float = 0.5, gpus: float = 0, **spec: Any) -> None:
@@ -138,6 +141,30 @@ def test_an_address_that_does_not_answer_is_refused_in_time(listens: bool, monke
         for given in (address, "auto"):
             with pytest.raises(InputError, match=f"--address {given}: {address} does not answer within 0 s"):
                 Ray(1, 0.5, 0, given)
+
+
+def fault_handler() -> bytes:
+    action = ctypes.create_string_buffer(256)
+    ctypes.CDLL(None).sigaction(signal.SIGSEGV, None, action)
+    return action.raw[:8]  # its address
+
+
+@pytest.mark.usefixtures("alone")
+def test_handlers_of_faults_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JVM in this process reads memory that is protected on purpose, and handles the fault."""
+    import ray
+
+    def replace(**_: object) -> None:
+        signal.signal(signal.SIGSEGV, lambda *_: None)
+        assert fault_handler() != before
+
+    before = fault_handler()
+    monkeypatch.setattr(ray, "init", replace)
+    monkeypatch.setattr(ray, "shutdown", replace)
+    engine = Ray(1, 0.5, 0)
+    assert fault_handler() == before
+    engine.close()
+    assert fault_handler() == before
 
 
 @pytest.mark.usefixtures("alone")
