@@ -176,8 +176,8 @@ def measured(root: Path) -> list[Measure]:
         Measure("lines of these", sum(files[name].lines for name in formula), 2500),
         Measure("imports of the package inside functions", sum(map(late_imports, files.values())), 60),
         Measure(f"files below {SMALL} lines", sum(file.lines < SMALL for file in files.values()), 30),
-        Measure("lines of the package", lines_of(root / "taco_ir"), 17500, held=37550),
-        Measure("lines of the tests", lines_of(root / "tests"), 18500, held=38050),
+        Measure("lines of the package", lines_of(root / "taco_ir"), 17500, held=37560),
+        Measure("lines of the tests", lines_of(root / "tests"), 18500, held=38080),
     ]
 
 
