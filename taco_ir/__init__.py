@@ -51,9 +51,9 @@ def __getattr__(name: str) -> object:
 
 
 class _Package(ModuleType):
-    """This package. Its modules that are verbs, once imported, do not hide the functions of their names.
+    """The type of this package. Importing a verb's module does not hide the function of the same name.
 
-    So `taco_ir.search(...)` searches, whatever was imported before; `from taco_ir.search import main` is the verb.
+    So `taco_ir.search(...)` always searches, and `from taco_ir.search import main` imports the verb.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

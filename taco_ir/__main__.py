@@ -14,7 +14,7 @@ from taco_ir.core.suggestions import nearest
 
 FOLDER = Path(__file__).parent
 NO_VERBS = {"__init__", "__main__", "cli"}
-GROUPS = {  # what one wants to do -> verbs for it
+GROUPS = {  # what a user wants to do -> verbs for it
     "search, and score what was found": ("search", "answer", "evaluate"),
     "your own data": ("data", "encode", "index"),
     "train": ("mine", "pretrain", "train", "adapt"),
@@ -25,14 +25,14 @@ GROUPS = {  # what one wants to do -> verbs for it
 
 
 def verbs() -> dict[str, str]:
-    """All verbs, each with its purpose, which is the first sentence of its file."""
+    """Returns the purpose of each verb by name. The purpose is the first sentence of the verb's file."""
     files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS}
     files["data"] = FOLDER / "data" / "__main__.py"
     return {name: _purpose(files[name]) for name in sorted(files)}
 
 
 def import_verb(name: str) -> Any:
-    """Import the module of a verb. It has a function `main`, and `parser` unless the verb has several commands."""
+    """Import the module of a verb. It has the function `main`, and `parser` or (for several commands) `COMMANDS`."""
     return importlib.import_module("taco_ir.data.__main__" if name == "data" else f"taco_ir.{name}")
 
 

@@ -37,13 +37,14 @@ def parser() -> Parser:
     )
     flags.flag(
         "--headroom",
-        "show instead how much a task weighting could gain: train one adapter for all tasks and one for each "
-        "task, without weighting, and compare them on held-out queries; both are kept in --output",
+        "show how much a task weighting could gain: train one adapter for all tasks and one adapter for each task, "
+        "all without weighting, and compare them on held-out queries. All are kept in --output",
         action="store_true",
     )
     flags.flag(
         "--config",
-        "a TOML file of settings, named like the flags below with `_` for `-`; flags override it",
+        "a TOML file of settings. Their names are those of the flags below, with `_` in place of `-`. Flags override "
+        "the file",
         type=Path,
         metavar="FILE",
     )
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _say_next(settings: AdaptSettings, model: Path, layout: str) -> None:
-    """Print the command that searches the index with the model, where a verb can."""
+    """Print the command that searches the index with the model, if a verb can search this index."""
     if layout == "index" and settings.collection:
         search = f"--model {model} --index {settings.index} --collection {settings.collection}"
         print(f"next: python -m taco_ir.search {search} --topics {settings.topics[0].replace('-train', '-dev')}")

@@ -31,8 +31,8 @@ TRAINING_FLAGS = {
     "tasks": "tasks of the collection, such as nq,fever; all: every task with a train file",
     "negatives": "where hard negatives come from: bm25, ance (mined with the first model), none, or a negatives file",
     "hard_negatives": "hard negatives for each query, besides the other queries' passages",
-    "batch_size": "queries in a batch, over all tasks",
-    "shares": "how many queries of a batch each task gets, as in training",
+    "batch_size": "queries in a batch, counted over all tasks",
+    "shares": "how the queries of a batch are divided among the tasks; see `train --help-all`",
     "seed": "random seed of the batches",
 }
 
@@ -44,9 +44,9 @@ def parser() -> Parser:
         "They show the entropies of TACO's task weights q in the paper's bins, by layer and kind of module; the "
         "sensitivities; and the cosines between the tasks' gradients. Any model can be measured, however it was "
         "trained. Several models are measured on the same batches, and a model trained with TACO is compared with "
-        "the one trained naively with the same settings and seed. Beside every share stands the share expected by "
-        "chance, from batches assigned to tasks at random. Settings not given here are taken from the first "
-        "model's training; without one, they are the defaults of `train`.",
+        "the model trained naively with the same settings and seed. Every share is shown with the share expected by "
+        "chance, measured on batches that are assigned to tasks at random. Settings not given here are taken from "
+        "the first model's training or, if it has none, from the defaults of `train`.",
         example="python -m taco_ir.analyze my-run\n"
         "  python -m taco_ir.analyze runs/taco runs/naive --batches 16 --output taco-against-naive",
     )
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def summary(analysis: Analysis) -> Table:
-    """A table of the share of parameters in each entropy bin, with a row for each model."""
+    """Returns a table of the shares of the parameters in each entropy bin, one row for each model."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         whole, chance = model.whole, model.measured.chance
@@ -105,7 +105,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def dose_tables(analysis: Analysis) -> list[Table]:
-    """Tables of the weighting's dose in each episode that logged it, averaged over the logged steps."""
+    """Returns a table of how far each training's weighting changed its updates; [] if no training logged this."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         for episode, logged in model.dose.items():

@@ -39,14 +39,14 @@ def parser() -> Parser:
     flags.flag("--retriever")
     flags.flag(
         "--with-gold",
-        "if no gold passage was retrieved, read one in place of the last hit; shows what the reader could do "
-        "with perfect retrieval",
+        "if no gold passage was retrieved, read a gold passage in place of the last hit. This shows what the "
+        "reader could do with perfect retrieval",
         action="store_true",
     )
     flags.flag("--hits", f"how many passages to read for each question [default: {DEFAULT_HITS}]", default=DEFAULT_HITS)
     flags.flag(
         "--output",
-        "KILT file to write; a folder if there are several topics [default: "
+        "KILT file to write, or folder for several topics [default: "
         "runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
     )
     flags.flag("--quiet", "print only the scores, not the answers", action="store_true")

@@ -23,9 +23,9 @@ def parser() -> Parser:
         "  python -m taco_ir.card taco_ir/encoder_mini",
     )
     flags.flag("folder", "folder of the encoder, written by export --what compact", type=Path, metavar="FOLDER")
-    flags.flag("--name", "name of the encoder [default: the name of the encoder in the package]")
+    flags.flag("--name", f"name of the encoder [default: {SHIPPED}]")
     study = Path("runs/minikilt")
-    flags.flag("--study", f"the study [default: {study}]", type=Path, default=study, metavar="FOLDER")
+    flags.flag("--study", f"folder of the study [default: {study}]", type=Path, default=study, metavar="FOLDER")
     flags.flag(
         "--training",
         "folders of the trainings that produced the encoder, in order",

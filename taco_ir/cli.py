@@ -36,7 +36,7 @@ LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
 
 
 def natural(text: str, least: int = 0) -> int:
-    """argparse type for whole numbers from `least` on. Raises: argparse.ArgumentTypeError."""
+    """Convert an argument into a whole number of at least `least`. Raises: argparse.ArgumentTypeError."""
     if not (text.isascii() and text.isdigit()) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
@@ -46,7 +46,7 @@ positive = partial(natural, least=1)
 
 
 def above_zero(text: str) -> float:
-    """argparse type for numbers above 0. Raises: argparse.ArgumentTypeError."""
+    """Convert an argument into a finite number above 0. Raises: argparse.ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
@@ -57,21 +57,21 @@ def above_zero(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """argparse type for shares above 0, up to 1. Raises: argparse.ArgumentTypeError."""
+    """Convert an argument into a fraction above 0 and up to 1. Raises: argparse.ArgumentTypeError."""
     if (value := above_zero(text)) > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1, such as .99")
     return value
 
 
 def byte_count(text: str) -> int:
-    """argparse type for an amount of memory, such as 4GB. Raises: argparse.ArgumentTypeError."""
+    """Convert an amount of memory, such as 4GB, into bytes (1 GB is 10^9). Raises: argparse.ArgumentTypeError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B", text, re.IGNORECASE | re.ASCII)
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory, such as 4GB or 800MB")
     return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
-KNOWN = {  # what a table of text cannot say of them
+KNOWN = {  # types and choices of the shared flags, which the TOML file cannot hold
     "--pooling": {"choices": POOLINGS},
     "--precision": {"choices": PRECISIONS},
     "--retriever": {"choices": RETRIEVERS},
@@ -91,7 +91,7 @@ DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
 
 class WholeHelp(argparse.Action):
-    """`--help-all`: prints the help of all flags, those that `--help` leaves out included."""
+    """The action of `--help-all`: prints the help of all flags, also of flags that `--help` does not show."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         description: what the verb does, which `--help` shows first. Each line is a paragraph.
         flags: names of shared flags to add, which mean the same in every verb.
         example: commands to show at the end of `--help`.
-        first: flags that `--help` shows, in this order, while `--help-all` shows all; empty: `--help` shows all.
+        first: flags that `--help` shows, in this order (`--help-all` shows all flags). Empty: `--help` shows all.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class Parser(argparse.ArgumentParser):
             self.flag(flag)
 
     def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
-        """Add a flag or argument; a shared flag (see FLAGS) needs only what differs for this verb.
+        """Add a flag or argument; `changes` are arguments of argparse. A shared flag (see FLAGS) needs only changes.
 
-        Every --collection also adds --columns; `parse_args` merges both into one value.
+        --collection also adds --columns, and `parse_args` merges both into one value.
         """
         if name == "--collection":
             self.flag("--columns")
@@ -148,7 +148,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, **found)
 
     def format_help(self) -> str:
-        """The help text; if there are `first` flags, only these are in it."""
+        """Returns the help text. If the parser has `first` flags, the text describes only these flags."""
         if not self._first:
             return super().format_help()
         formatter = self._get_formatter()
@@ -161,16 +161,16 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
-        """Refuse `flags` when they would do nothing.
+        """Make `parse_args` refuse each of `flags` that a user gives where it has no effect.
 
         Args:
-            acts: tells from the parsed options whether the flags do something.
+            acts: returns True if the flags have an effect together with the parsed options.
             goes_with: the same condition in words, for the error.
         """
         self._limits += [(flag, acts, goes_with) for flag in flags]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does. Raises: InputError for a flag that would do nothing, even with its default value."""
+        """Parse as argparse does. Raises: InputError for a flag without effect, even if its value is the default."""
         options = super().parse_args(args, namespace)
         given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         if columns := vars(options).pop("columns", None):
@@ -193,14 +193,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
-        """Raise InputError for a flag that there is not, with the nearest that there is."""
+        """Raise InputError for an unknown flag, and suggest the most similar flag."""
         for name in (word.partition("=")[0] for word in takewhile("--".__ne__, words)):
             if FLAG.fullmatch(name) and name not in self._option_string_actions:
                 flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
                 self.error(f"unknown flag {name}; {suggest(name, flags)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """As argparse's, with the nearest choice."""
+        """Check a value as argparse does; the error also suggests the most similar choice."""
         if action.choices is not None and value not in action.choices:
             near = nearest(str(value), map(str, action.choices))
             there = ", ".join(map(str, action.choices))
@@ -213,20 +213,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
-    """The model that --model and related flags describe, using those of the flags that the verb has."""
+    """Returns the model that --model and related flags describe; flags that the verb lacks have their defaults."""
     known = {entry.name for entry in fields(ModelChoice)}
     return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
 
 
 def limit_engine_flags(parser: Parser) -> None:
-    """Refuse worker flags if this process does all the work, and Ray's flags with other engines."""
+    """Make a parser refuse --workers if this process does all the work, and Ray's flags with other engines."""
     parser.only(("--workers",), lambda options: options.engine != HERE, "--engine processes or ray")
     parser.only(RAY_FLAGS, lambda options: options.engine == RAY, "--engine ray")
     parser.only(("--worker-gpus",), lambda options: options.device.startswith("cuda"), "--device cuda")
 
 
 def engine_choice(options: argparse.Namespace) -> Engine:
-    """The engine that --engine and its flags describe. Raises: InputError for one that is not available."""
+    """Returns the engine that --engine and its flags describe. Raises: InputError if it or the device is missing."""
     if options.engine == RAY:
         gpus = (options.worker_gpus or 1.0) if options.device.startswith("cuda") else 0.0
         return Ray(options.workers, options.worker_cpus, gpus, options.address)
@@ -235,14 +235,17 @@ def engine_choice(options: argparse.Namespace) -> Engine:
 
 
 def command(options: argparse.Namespace) -> dict[str, str]:
-    """All options as text, with which `claim_output` checks whether the same command began an output."""
+    """Returns all options as text. With them, `claim_output` checks whether the same command began an output."""
     return {name: repr(value) for name, value in vars(options).items()}
 
 
 def limit_search_flags(
     parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS, single: str = "--query"
 ) -> None:
-    """Make a search verb refuse --topics flags with --query, --query flags with --topics, and model flags with BM25."""
+    """Make a parser refuse `of_topics` flags without --topics, and `of_dense` flags for a search by BM25 alone.
+
+    It also refuses --task with --topics, and --overwrite without --output. `single` names the flags that --task needs.
+    """
     parser.only(("--output", *of_topics), lambda options: not asks_single(options), "--topics")
     parser.only(("--task",), lambda options: options.query is not None or _asks_lines(options), single)
     parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
@@ -258,16 +261,16 @@ def _asks_lines(options: argparse.Namespace) -> bool:
 
 
 def asks_single(options: argparse.Namespace) -> bool:
-    """Whether the user asks single queries: one by --query, or several by --interactive or --serve."""
+    """True if the user asks single queries: one with --query, or several with --interactive or --serve."""
     serves = getattr(options, "serve", None) is not None
     return not options.topics and (options.query is not None or _asks_lines(options) or serves)
 
 
 def require_queries(options: argparse.Namespace, parser: Parser) -> None:
-    """Raise InputError unless one of --topics, --query, --interactive and --serve is given, or for an empty query."""
+    """Check that exactly one of --topics, --query, --interactive and --serve is given. Raises: InputError if not."""
     given = [bool(options.topics), options.query is not None, _asks_lines(options)]
     if sum(given) + (getattr(options, "serve", None) is not None) != 1:
-        others = ", --interactive or --serve" if hasattr(options, "serve") else ""
+        others = ", or one of --interactive and --serve" if hasattr(options, "serve") else ""
         raise InputError(f"give either --topics or --query{others} (see {parser.prog} --help)")
     if options.query is not None and not options.query.strip():
         raise InputError("--query is empty; give a text")

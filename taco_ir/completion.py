@@ -35,7 +35,7 @@ def parser() -> Parser:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """A parser for `taco-ir` with the parsers of all verbs as subcommands."""
+    """Returns a parser for `taco-ir`; all verbs are its subcommands."""
     whole = argparse.ArgumentParser("taco-ir", description="Multi-task dense retrieval: train, search, evaluate.")
     below = whole.add_subparsers(metavar="VERB", parser_class=argparse.ArgumentParser)
     for name, purpose in verbs().items():

@@ -59,7 +59,7 @@ def parser() -> Parser:
 
 
 def _is_shared(options: Namespace) -> bool:
-    """Whether several parts are encoded, in turn or by workers."""
+    """True if this command encodes several shards, one after the other or with workers."""
     return options.shards is not None or options.engine != HERE
 
 

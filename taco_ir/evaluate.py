@@ -23,8 +23,8 @@ def parser() -> Parser:
         "scored by KILT's measures over evidence sets. Passage level: trec_eval's measures. KILT files with "
         "answers are also scored by the task's answer measures (EM and F1 for questions, F1 and ROUGE-L for "
         "dialogue and long answers, accuracy for the others) and by their KILT- versions, which count an answer "
-        "only if R-precision is 1. Files named <topics>.<system>.trec, or a folder of <topics>.trec files, count "
-        "as one system over several topics. With --qrels FILE but no --topics, no collection is needed. "
+        "only if R-precision is 1. Files named <topics>.<system>.trec, or <topics>.trec files in one folder, are "
+        "runs of one system on several topics. With --qrels FILE but no --topics, no collection is needed. "
         "--measures accepts any measure name of ir_measures, such as AP.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
@@ -34,7 +34,7 @@ def parser() -> Parser:
     flags.flag("--qrels", type=Path)
     flags.flag(
         "--baseline",
-        "test every system against this one, by a paired randomisation test with Holm's correction over the "
+        "test every system against this one, with a paired randomisation test and Holm's correction over all "
         "systems and topics of a measure",
         nargs="+",
         type=Path,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(
-            f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of a single one"
+            f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of only one system"
         )
     tested = "".join(baseline) if not options.per_query else ""
     found = evaluate_files(files.values(), collection, topics, measures, tested, options.seed)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Path | None) -> list[Topics]:
-    """The topics to score on, with their own gold or a qrels file's; without a collection, the queries of that file."""
+    """Returns the topics to score, with gold from `qrels` if given; without a collection, the queries of `qrels`."""
     if collection is None:
         if qrels is None:
             raise InputError("give --topics of a collection, --qrels FILE, or both")
@@ -81,12 +81,12 @@ def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Pat
 
 
 def warn_of_changes(files: Iterable[RunFile], collection: Collection, topics: Sequence[Topics]) -> None:
-    """Warn of runs that were made from other passages or queries than those they are scored on."""
+    """Log a warning for each run that was made with other passages or queries than the collection and topics have."""
     for file in files:
         record = read_record(file.path)
         for difference in dict.fromkeys(find_foreign(record, collection, topic) for topic in topics):
             if difference:
-                log.warning("%s: %s; it is scored as it is, search again to be sure", file.path, difference)
+                log.warning("%s: %s; the run is scored as it is, search again to be sure", file.path, difference)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def parser() -> Parser:
         "   a small model folder: half precision or 8 bits and, if need be, only the\n                          "
         "tokens that the collection's texts use most; adapters that cannot be\n                          merged "
         "stay beside their backbone\n  parquet/, qdrant/, lucene-json/  passages with their vectors (--what vectors)\n"
-        "Formats that the model cannot be exported to are named and skipped; asking "
-        "for one of them by --what is an error.",
+        "Formats that do not fit the model are skipped with a message, but a format "
+        "that --what names must fit.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
         "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 \\\n"
@@ -38,19 +38,19 @@ def parser() -> Parser:
     )
     flags.flag("--output", "folder to write the exports to", required=True, metavar="FOLDER")
     what = (
-        "what to write; queries needs --topics, compact needs --megabytes, vectors needs --vectors, is written alone "
-        "[default: everything possible of the model]"
+        "what to write. queries needs --topics; compact needs --megabytes; vectors needs --vectors, and cannot be "
+        "combined with others [default: everything that is possible for the model]"
     )
     flags.flag("--what", what, nargs="+", choices=(*KINDS, VECTORS))
     flags.flag("--vectors", "vectors to export, from `python -m taco_ir.encode`", metavar="FOLDER")
     form = (
-        "how vectors are written: parquet files, for LanceDB and others; qdrant, to the server at --url or else into a "
-        "local store for small collections; lucene-json, for Lucene's HNSW index [default: parquet]"
+        "format of the vectors. parquet: files for LanceDB and others. qdrant: the server at --url or, without --url, "
+        "a local store for small collections. lucene-json: for Lucene's HNSW index [default: parquet]"
     )
     flags.flag("--format", form, choices=tuple(FORMATS), default="parquet")
     flags.flag("--url", f"a Qdrant server, such as http://localhost:6333; its key is read from {KEY}", metavar="URL")
     flags.flag("--megabytes", "largest size of the compact folder, in 10^6 bytes", type=float, metavar="X")
-    weights = "number format of the compact folder; int8 has a scale for each row [default: float16]"
+    weights = "number format of weights in the compact folder; int8 has a scale for each row [default: float16]"
     flags.flag("--weights", weights, choices=WEIGHTS)
     flags.flag(
         "--prompt-of",
@@ -63,7 +63,7 @@ def parser() -> Parser:
     )
     flags.only(("--vectors", "--format", "--url"), _is_of_vectors, f"--what {VECTORS}")
     of_models = (*MODEL_FLAGS, "--megabytes", "--weights", "--prompt-of")
-    flags.only(of_models, lambda options: not _is_of_vectors(options), f"other things to write than --what {VECTORS}")
+    flags.only(of_models, lambda options: not _is_of_vectors(options), f"exports of models, not --what {VECTORS}")
     flags.only(("--url",), lambda options: options.format == "qdrant", "--format qdrant")
     flags.only(("--topics",), lambda options: not options.what or "queries" in options.what, "--what queries")
     encodes = "--topics or --megabytes, which encode"
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 def export_vectors(options: Namespace, output: Path) -> None:
     """Write passages with their vectors in the format that the options name."""
     if len(options.what) > 1 or options.vectors is None:
-        raise InputError(f"--what {VECTORS} is written alone, and needs --vectors FOLDER from taco_ir.encode")
+        raise InputError(f"--what {VECTORS} cannot be combined, and needs --vectors FOLDER, written by taco_ir.encode")
     request = StoreRequest(options.vectors, options.collection, options.format, options.url)
     record = partial(read_made_of, output)
     with claim_output(output, request.made_of, options.overwrite, resume=True, record=record) as finished:

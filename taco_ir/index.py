@@ -30,14 +30,14 @@ def parser() -> Parser:
     flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="FACTORY")
     flags.flag(
         "--on-disk",
-        "for IVF factories: build in parts and keep the lists in a file, from which they are searched, for collections "
-        "larger than memory",
+        "for IVF factories and collections larger than memory: build the index in parts, and keep the inverted lists "
+        "in a file that is searched from disk",
         action="store_true",
     )
     flags.flag(
         "--recall",
-        "for HNSW and IVF: choose on a sample of passages how far searches look, so that they find this share of the "
-        f"{PASSAGE_HITS} best hits; `search --recall` chooses on queries, which is better",
+        f"for HNSW and IVF: make searches find this share of the exact {PASSAGE_HITS} best hits, such as .95. How far "
+        "they must look is measured on a sample of passages; `search --recall` measures it on queries, which is better",
         type=share,
         metavar="R",
     )

@@ -51,8 +51,8 @@ def parser() -> Parser:
     )
     flags.flag(
         "--headroom",
-        "show instead how much there is to gain: the score of the best other system minus the score of this one, "
-        "for each topic, and the smallest difference that these seeds and queries can detect",
+        "show instead how much system NAME could gain: for each topic, the score of the best other system minus the "
+        "score of NAME, and the smallest difference that these seeds and queries can detect",
         metavar="NAME",
     )
     flags.flag(
@@ -66,14 +66,14 @@ def parser() -> Parser:
     flags.flag("--corpus", "show only this corpus [default: one board for each corpus]", metavar="NAME")
     flags.flag(
         "--topics",
-        "show only these topics, such as nq-dev; the macro average is over them [default: all]",
+        "show only these topics, such as nq-dev, and their macro average [default: all]",
         nargs="+",
         metavar="TOPICS",
         default=(),
     )
     flags.flag(
         "--without",
-        "hide these systems (* matches any text); tests are still corrected for them",
+        "hide these systems (* matches any text); Holm's correction of the tests still counts them",
         nargs="+",
         default=[],
         metavar="NAME",
@@ -92,9 +92,9 @@ def parser() -> Parser:
         "--check", "search and score recorded systems again; exit code 2 if any score has changed", action="store_true"
     )
     which = flags.add_mutually_exclusive_group()
-    rows = "with --check: only these systems, conditions or records [default: all whose models are in --work]"
+    rows = "with --check: check only these systems, conditions or records [default: all that have a model in --work]"
     which.add_argument("--rows", metavar="A,B", help=rows)
-    which.add_argument("--random", type=positive, metavar="N", help="with --check: only N records, sampled by --seed")
+    which.add_argument("--random", type=positive, metavar="N", help="with --check: only N records, sampled with --seed")
     flags.flag(
         "--collection",
         "the collection that the study searched: --check searches it, and the HTML page shows its passages",
@@ -112,7 +112,7 @@ def parser() -> Parser:
 
 
 def limit_flags(flags: Parser) -> None:
-    """Register when each flag has an effect."""
+    """Make the parser refuse each flag where it has no effect."""
 
     def shows_boards(options: Namespace) -> bool:
         return not options.check and options.convergence is None and options.headroom is None
@@ -128,16 +128,16 @@ def limit_flags(flags: Parser) -> None:
 
     shown = ("--convergence", "--headroom", "--topics", "--format", "--output", "--overwrite")
     flags.only(
-        ("--baseline", "--brief", "--without"), shows_boards, "boards, not with --check, --convergence or --headroom"
+        ("--baseline", "--brief", "--without"), shows_boards, "boards, without --check, --convergence or --headroom"
     )
-    flags.only(("--measures",), shows_scores, "boards and --headroom, not with --check or --convergence")
+    flags.only(("--measures",), shows_scores, "boards or --headroom, without --check or --convergence")
     flags.only(("--against",), lambda options: options.headroom is not None, "--headroom")
-    flags.only(("--headroom",), lambda options: options.convergence is None, "boards, not with --convergence")
-    flags.only(("--brief",), lambda options: options.format in TABLES, "a --format of tables")
-    flags.only(shown, lambda options: not options.check, "what is shown, not with --check")
+    flags.only(("--headroom",), lambda options: options.convergence is None, "a command without --convergence")
+    flags.only(("--brief",), lambda options: options.format in TABLES, f"--format {', '.join(TABLES)}")
+    flags.only(shown, lambda options: not options.check, "results that are shown, without --check")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
     flags.only(("--rows", "--random"), lambda options: options.check, "--check")
-    flags.only(("--collection", "--work", "--models"), searches, "--check or the boards' --format html")
+    flags.only(("--collection", "--work", "--models"), searches, "--check, or boards as --format html")
     flags.only(("--work", "--models"), lambda options: options.collection is not None, "--collection")
     flags.only(("--seed",), samples, "--baseline, or --check --random")
 
@@ -177,7 +177,7 @@ def find_runner(options: Namespace) -> Runner:
 def require_tables(options: Namespace, flag: str) -> None:
     if options.format not in TABLES:
         raise InputError(
-            f"{flag} prints a table; --format {options.format} cannot show it, allowed: {', '.join(TABLES)}"
+            f"{flag} prints a table, which --format {options.format} cannot show; allowed: {', '.join(TABLES)}"
         )
 
 
@@ -196,7 +196,7 @@ def show_headroom(results: Sequence[Record], options: Namespace) -> str:
 
 
 def chosen_measures(results: Sequence[Record], options: Namespace) -> list[str]:
-    """The measures that the user asked for, or the first measure in the results."""
+    """Returns the names of the measures that the user asked for, or of the first measure in the results."""
     first = next(measure for result in results for scores in result.topics.values() for measure in scores.means)
     return list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ())) or [first]
 
@@ -218,8 +218,8 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
     texts = collect_examples(runner, results, found[0].corpus) if runner else None
     if runner and texts is None:
         raise InputError(
-            f"--collection {options.collection}: the page shows its passages for runs on {found[0].corpus}, but "
-            f"{runner.work} has none; make them with taco_ir.reproduce, or give another --work"
+            f"--collection {options.collection}: the page shows passages from runs on {found[0].corpus}, but "
+            f"{runner.work} has no such runs; make them with taco_ir.reproduce, or give another --work"
         )
     return render_page(found, results, quoted_beside(found), texts)
 

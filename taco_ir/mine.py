@@ -50,8 +50,8 @@ def parser() -> Parser:
     skip = "skip the top N passages of each ranking, before any filter [default: 0]"
     flags.flag("--mine-skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
     window = (
-        "use only ranks A + 1 to B, as --mine-skip A --mine-depth B would; give one window for all sources, or "
-        "one for each"
+        "use only ranks A + 1 to B (the same as --mine-skip A --mine-depth B). Give one window for all sources, or "
+        "one for each source"
     )
     flags.flag("--window", window, nargs="+", type=read_window, metavar="A:B")
     keep = f"keep at most this many negatives for each query from each source [default: {DEFAULTS.keep}]"
@@ -65,9 +65,9 @@ def parser() -> Parser:
     )
     flags.flag(
         "--margin",
-        "drop passages whose score is at least the best gold passage's score minus X; each source uses its own "
-        "scores. If no gold passage is among the top --mine-depth, all are dropped; the audit counts such queries "
-        "as lost. Give one number for all sources, or one for each; none: drop nothing",
+        "drop passages that score at least as high as the best gold passage minus X; each source uses its own "
+        "scores. If no gold passage is among the top --mine-depth, all passages are dropped, and the audit counts "
+        "the query as lost. Give one number for all sources, or one for each source; none: drop nothing",
         nargs="+",
         type=read_margin,
         metavar="X",
@@ -83,7 +83,7 @@ def parser() -> Parser:
 
 
 def read_window(text: str) -> tuple[int, int]:
-    """argparse type for A:B, hits to skip and the last rank to use. Raises: argparse.ArgumentTypeError."""
+    """Convert A:B into the number of hits to skip and the last rank to use. Raises: argparse.ArgumentTypeError."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ArgumentTypeError(f"{text!r} is not a window; give two whole numbers, as in 0:50")
@@ -94,11 +94,11 @@ def read_window(text: str) -> tuple[int, int]:
 
 
 def read_margin(text: str) -> float | None:
-    """argparse type for a score margin, or the word none. Raises: argparse.ArgumentTypeError."""
+    """Convert a score margin into a number, and the word none into None. Raises: argparse.ArgumentTypeError."""
     try:
         return None if text == "none" else float(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is neither a number nor none") from error
+        raise ArgumentTypeError(f"{text!r} is not a margin; give a number, such as 0.1, or none") from error
 
 
 def main(argv: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def pooling_flags(name: str, settings: EncoderSettings) -> str:
-    """The pooling flags to use with the pre-trained model: those of its base or of the pre-training."""
+    """Returns flags to load the pre-trained model with: --pooling and --normalize of its base or its pre-training."""
     from taco_ir.encoders.model_folder import ModelFolder
 
     base = ModelFolder.find(name)

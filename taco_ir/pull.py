@@ -12,8 +12,8 @@ def parser() -> Parser:
     flags = Parser(
         "pull",
         "Download a model from a Hugging Face hub: safetensors, configurations, tokenizer and texts, but no "
-        "pickles and no code. Sizes and hashes are checked, and the folder appears only when it is complete. An "
-        "interrupted pull resumes after the last complete file, which the hub's cache keeps. With "
+        "pickles and no code. Sizes and hashes are checked, and the folder appears only when it is complete. The "
+        "hub's cache keeps complete files, so an interrupted pull continues with the next file. With "
         "HF_HUB_OFFLINE=1 only that cache is used.\nHF_ENDPOINT names the hub. For private models, the token is "
         "taken from HF_TOKEN, or from `hf auth login`.",
         ("--overwrite",),
@@ -22,8 +22,8 @@ def parser() -> Parser:
     )
     flags.flag("name", "the model's name on the hub", metavar="ORG/NAME")
     flags.flag("--revision", "a branch, tag or commit [default: main]", metavar="REVISION")
-    cache = "[default: leave it in the hub's cache, where --model ORG/NAME finds it]"
-    flags.flag("--output", f"the folder to write {cache}", metavar="FOLDER")
+    cache = "[default: keep it only in the hub's cache, where --model ORG/NAME finds it]"
+    flags.flag("--output", f"folder to write the model to {cache}", metavar="FOLDER")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
     return flags
 

@@ -21,10 +21,10 @@ from taco_ir.studies.scores import summarise_deviations
 def parser() -> Parser:
     flags = Parser(
         "reproduce",
-        "Run a study: train, search and score every condition of the file once for each seed. Each job writes a "
-        "record (scores, command, commit, versions, time and memory) into results/ beside the file. Finished jobs "
-        "are skipped, unless conditions, files or models have changed since; killed jobs continue. Records made "
-        "on other machines are kept, and compared with the scores found here.",
+        "Run a study: train, search and score every condition in the --conditions file once for each seed. Each job "
+        "writes a record (scores, command, commit, versions, time and memory) into results/ next to that file. "
+        "Finished jobs are skipped if their conditions, files and models have not changed; killed jobs continue. "
+        "Records made on other machines are kept, and compared with the scores found here.",
         ("--collection", "--models", "--device"),
         "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt \\\n"
         "      --models bert-tiny=models/bert-tiny minilm-l3=models/minilm-l3\n"
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def job_row(runner: Runner, job: Job) -> list[Cell]:
-    """A table row for a job: state, minutes so far, and best macro page R-precision on held-out train queries."""
+    """Returns a job's table row: condition, seed, state, minutes so far, and best held-out macro page R-precision."""
     try:
         folder = runner.folder(job)
     except InputError:  # its folder's name depends on its models

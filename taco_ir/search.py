@@ -58,13 +58,13 @@ def parser() -> Parser:
     flags.flag(
         "--vectors",
         "search the vectors that `python -m taco_ir.encode` wrote, exactly and without an index. They are read "
-        "from disk once for all topics; a stopped search continues from where it was",
+        "from disk once for all topics. If you stop the search, the same command continues",
         metavar="FOLDER",
     )
     flags.flag(
         "--recall",
-        "for HNSW and IVF indexes: choose on a sample of the queries how far searches look, so that they find this "
-        "share of the best hits; the choice is kept with the index",
+        "for HNSW and IVF indexes: make searches find this share of the exact best hits, such as .95. How far they "
+        "must look is measured on a sample of the queries, and kept with the index",
         type=share,
         metavar="R",
     )
@@ -97,32 +97,30 @@ def parser() -> Parser:
         f"how many passages to return for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} for single queries]",
         default=None,
     )
-    output = (
-        "run file to write; a folder if there are several topics [default: runs/<collection>/<topics>.<system>.trec]"
-    )
+    output = "run file to write, or folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
     flags.flag("--output", output)
     formats = tuple(RUN_SUFFIXES)
     kinds = (
-        "format of the run file; kilt ranks pages, for KILT's scorer; dpr is DPR's JSON, with texts and "
+        "format of the run file. kilt: ranks pages, for KILT's scorer. dpr: DPR's JSON, with texts and "
         "has_answer [default: trec]"
     )
     flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
-        "also score BM25 and the hybrid; their runs are written beside the first, but not if --output names a place "
+        "also search with BM25 and the hybrid, and score all three. Without --output, their runs are written too "
         f"[default: on for dense search of up to {COMPARED_UP_TO:,} passages, or if a BM25 index exists]",
         action=BooleanOptionalAction,
     )
     flags.flag(
         "--hybrid-weights",
-        "fuse dense and BM25 scores with the weight for each task from this file (written by --choose-weights), "
-        f"instead of fusing ranks; {OF_MODEL}: use the weights in the model's folder, which taco-mini has",
+        "fuse dense and BM25 scores, not ranks, with the weight for each task from this file (written by "
+        f"--choose-weights). {OF_MODEL}: use the weights in the model's folder, such as taco-mini's",
         metavar="FILE",
     )
     flags.flag(
         "--choose-weights",
-        f"choose the hybrid's weight for each task on these topics, and write {WEIGHTS_FILE} beside the runs. The "
-        "topics need gold; use train topics, not those you report",
+        f"choose the hybrid's weight for each task on these topics, and write {WEIGHTS_FILE} to the folder of the "
+        "runs. The topics need gold. Use train topics, not the topics that you report",
         action="store_true",
     )
     of_topics = ("--qrels", "--output-format", "--choose-weights", "--recall")
@@ -137,10 +135,10 @@ def parser() -> Parser:
     flags.only(("--vectors",), lambda options: bool(options.topics) or options.query is not None, alone)
     flags.only(("--memory", "--shard"), lambda options: options.vectors is not None, "--vectors")
     flags.only(("--shard",), lambda options: bool(options.topics), "--topics")
-    flags.only(("--index",), lambda options: options.vectors is None, "a search of an index, not with --vectors")
+    flags.only(("--index",), lambda options: options.vectors is None, "a search of an index, without --vectors")
     writes = ("--output", "--output-format", "--overwrite", "--format", "--qrels", "--choose-weights")
-    flags.only(writes, lambda options: options.shard is None, "runs, which a search of one --shard does not write")
-    flags.only(("--format",), lambda options: options.serve is None, "what is printed, not with --serve")
+    flags.only(writes, lambda options: options.shard is None, "a search that writes runs, without --shard")
+    flags.only(("--format",), lambda options: options.serve is None, "printed results, without --serve")
     flags.only(
         ("--compare", "--no-compare"),
         lambda options: bool(options.topics) or options.serve is not None,
@@ -152,9 +150,9 @@ def parser() -> Parser:
             options.retriever == FUSION
             or (options.compare is not False and (bool(options.topics) or options.serve is not None))
         ),
-        "--retriever hybrid, or systems that are compared",
+        "--retriever hybrid, or with --compare",
     )
-    chooses = "--retriever dense and systems that are compared, without --hybrid-weights"
+    chooses = "--retriever dense, without --no-compare and --hybrid-weights"
     flags.only(
         ("--choose-weights",),
         lambda options: options.retriever == DENSE and options.compare is not False and not options.hybrid_weights,
@@ -210,7 +208,7 @@ def main(argv: Sequence[str]) -> None:
 def choose_weights(
     chosen: ChosenWeights, collection: Collection, topics: Sequence[Topics], runs: Sequence[dict[str, Run]], form: str
 ) -> None:
-    """Choose the hybrid's weights by the first measure of the collection, write them, and print what they gain."""
+    """Choose the hybrid's weights by the collection's first measure, write them, and print their scores as `form`."""
     measure = default_measures(collection.passages.has_pages)[0]
 
     def score(run: Run, queries: Sequence[Query]) -> dict[str, float]:

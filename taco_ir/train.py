@@ -39,8 +39,8 @@ def parser() -> Parser:
     )
     flags.flag(
         "--headroom",
-        "show instead how much a task weighting could gain: train one model for all tasks and one for each task, "
-        "without weighting, and compare them on held-out queries; all are kept in --output",
+        "show how much a task weighting could gain: train one model for all tasks and one model for each task, all "
+        "without weighting, and compare them on held-out queries. All models are kept in --output",
         action="store_true",
     )
     add_flags(flags)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _say_next(model: Path, collection: str, tasks: Sequence[str], searches: bool, reading: Sequence[str]) -> None:
-    """Print the commands that use the model with the dev topics of tasks, where the collection has any."""
+    """Print the commands that use the model on the tasks' dev topics, if the collection has dev topics."""
     known = {name.task for name in open_collection(collection).topics_names if name.split == "dev"}
     topics = " ".join(
         f"{task}-dev" for task in tasks if known & {task, canonical_task(task)} or (known and task == "all")

@@ -155,9 +155,9 @@ def test_mistakes_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*plain], "--vectors v: its passages are from collection .*, but the given collection is"),
         (
             ["--what", "vectors", "huggingface", "--output", "out"],
-            "--what vectors is written alone, and needs --vectors",
+            "--what vectors cannot be combined, and needs --vectors",
         ),
-        ([*plain, "--model", "taco-mini"], "--model has an effect only with other things to write than --what vectors"),
+        ([*plain, "--model", "taco-mini"], "--model has an effect only with exports of models, not --what vectors"),
         ([*plain, "--url", "http://x"], "--url has an effect only with --format qdrant"),
         (["--vectors", "v", "--output", "out"], "--vectors has an effect only with --what vectors"),
         (["--what", "vectors", "--vectors", "none", "--output", "out"], "none: no vectors"),

@@ -153,7 +153,7 @@ def test_lines_are_answered_until_an_empty_one(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ((), "give either --topics or --query, --interactive or --serve"),
+        ((), "give either --topics or --query, or one of --interactive and --serve"),
         (("--interactive", "--query", "x"), "give either"),
         (("--serve", "0", "--topics", "nq-dev"), "give either"),
         (("--serve", "0", "--output", "x"), "--output has an effect only with --topics"),

@@ -82,6 +82,6 @@ def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     said = "--convergence 'fulll' has no validation curve in the results; systems with one: full, lora"
     with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "fulll"])
-    said = "--convergence prints a table; --format html cannot show it, allowed: table, markdown"
+    said = "--convergence prints a table, which --format html cannot show; allowed: table, markdown"
     with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "html"])

@@ -75,7 +75,7 @@ def test_the_leaderboard_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "that these seeds and queries can show" in told
     with pytest.raises(InputError, match="no system matches 'tasks'; systems:"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--against", "tasks"])
-    with pytest.raises(InputError, match="--headroom prints a table; --format svg cannot show it"):
+    with pytest.raises(InputError, match="--headroom prints a table, which --format svg cannot show"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--format", "svg"])
 
 

@@ -157,7 +157,7 @@ def test_the_output_is_a_file_that_is_not_replaced_by_accident(
         (["--check", "--collection", "sample", "--rows", "BM52"], "--rows 'BM52': no such row"),
         (
             ["--format", "html", "--collection", "sample"],
-            "--collection sample: the page shows its passages for runs on whole, but",
+            "--collection sample: the page shows passages from runs on whole, but",
         ),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],

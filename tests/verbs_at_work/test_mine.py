@@ -190,7 +190,7 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
             [*BM25, "--window", "0:5", "--mine-depth", "5"],
             "--mine-depth has an effect only with rankings without --window",
         ),
-        ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is neither a number nor none"),
+        ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is not a margin; give a number, such as 0.1, or none"),
         ([*BM25, "--margin", "1", "2"], "--margin has 2 values for 1 source; give one"),
         ([*MANY, "--window", "0:5", "0:6"], "--window has 2 values for 3 sources; give one for all, or 3"),
         ([*MANY, "--margin", "1", "2", "3", "4"], "--margin has 4 values for 3 sources"),
