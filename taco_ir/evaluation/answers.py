@@ -24,7 +24,7 @@ def exact_match(answer: str, gold: str) -> float:
 
 
 def token_f1(answer: str, gold: str) -> float:
-    """F1 of the words of answer and gold, as bags of words; 0 if they share none."""
+    """Returns the F1 of the words in answer and gold, counted as bags of words; 0 if they share no word."""
     ours, theirs = normal_answer(answer).split(), normal_answer(gold).split()
     shared = sum((Counter(ours) & Counter(theirs)).values())
     if not shared:
@@ -34,12 +34,12 @@ def token_f1(answer: str, gold: str) -> float:
 
 
 def accuracy(answer: str, gold: str) -> float:
-    """Equality without normalisation, as in KILT."""
+    """Returns 1.0 if the texts are equal without normalisation, otherwise 0.0, as in KILT."""
     return float(answer == gold)
 
 
 def rouge_l(answer: str, gold: str) -> float:
-    """The F-score of ROUGE-L, computed as in version 1.0 of the package `rouge`: by sentence, with sets of words.
+    """Returns the F-score of ROUGE-L, computed as in version 1.0 of the package `rouge`: by sentence, on sets of words.
 
     Sentences end at full stops. Shared words are those in a longest common subsequence of a sentence of one text and a
     sentence of the other (Lin, 2004, section 3.2); each word counts once. The result is 0 if either text has only full
@@ -60,7 +60,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several, the one that the `rouge` package finds (on ties, go back in `b`)."""
+    """Returns a longest common subsequence of `a` and `b`; if there are several, the same as the `rouge` package."""
     length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a):
         for j, other in enumerate(b):
@@ -93,7 +93,7 @@ OF_QUESTIONS = ("EM", "F1")
 
 
 def select_measures(kind: str) -> tuple[str, ...]:
-    """The measures for a kind of task, then their KILT- versions; unknown kinds get those of question answering."""
+    """Returns the answer measures of a kind of task, then their KILT- versions; unknown kinds get EM and F1."""
     asked = OF_KIND.get(kind, OF_QUESTIONS)
     return (*asked, *(WITH_EVIDENCE + name for name in asked))
 
@@ -108,11 +108,11 @@ def answer_scores(
     queries: Sequence[Query],
     measures: Collection[str],
 ) -> dict[str, dict[str, float]]:
-    """Scores by measure and query: the best over all gold answers. A query without an answer or without gold scores 0.
+    """Returns scores by measure and qid: the best over all gold answers, and 0 for a query without answer or gold.
 
     Args:
         answers: answer of each query, by qid.
-        rankings: pages of each query, best first; KILT- measures are 0 if their R-precision is not 1.
+        rankings: pages of each query, best first. KILT- measures are 0 where the R-precision of the pages is not 1.
 
     Raises:
         InputError: for a measure that is not in ANSWER_MEASURES.

@@ -38,8 +38,8 @@ class Evaluation:
     """Scores of systems on topics, and tests against a baseline if there is one.
 
     Attributes:
-        scores: by system, the scores on each of the topics.
-        comparisons: the test of every other system against the baseline.
+        scores: by system name, one entry for each of `topics`.
+        comparisons: the tests of all other systems against the baseline.
     """
 
     collection: Collection | None
@@ -50,7 +50,7 @@ class Evaluation:
     comparisons: Sequence[Comparison] = ()
 
     def mean(self, measure: str | Measure, system: str | None = None) -> float | None:
-        """A system's mean over queries; over several topics, the mean of their means. None without values.
+        """Returns a system's mean over queries (for several topics: the mean of their means), or None without values.
 
         Args:
             measure: one of the scored measures, or its name, such as "Rprec".
@@ -68,16 +68,16 @@ class Evaluation:
         return macro_average(self.scores[named], wanted)
 
     def table(self) -> Table:
-        """A table with a row for each query set and system, and macro averages; `*` marks significant differences."""
+        """Returns a table of scores by query set and system, with macro averages; `*` marks significant differences."""
         return build_table(self.collection, self.topics, self.scores, self.measures, self.comparisons)
 
     def query_table(self) -> Table:
-        """A table with a row for each query and system."""
+        """Returns a table of scores with a row for each query and system."""
         header = ["topics", "system", "query", *map(str, self.measures)]
         return Table(title(self.collection), header, build_query_rows(self.topics, self.scores, self.measures))
 
     def comparison_table(self) -> Table:
-        """A table with a row for each test: the difference, its interval, and p-values."""
+        """Returns a table with a row for each test: the difference, its interval, and p-values."""
         caption = (
             f"against {self.baseline}: paired randomisation test, p after Holm over the rows of each measure "
             f"(* below {SIGNIFICANT}), 95 % bootstrap interval"
@@ -89,7 +89,7 @@ class Evaluation:
         return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
     def to_pandas(self, by_query: bool = False) -> pandas.DataFrame:
-        """The scores as a DataFrame: `table` or, with `by_query`, `query_table`. Raises: InputError without pandas."""
+        """Returns `table`, or with `by_query` `query_table`, as a DataFrame. Raises: InputError without pandas."""
         return (self.query_table() if by_query else self.table()).to_pandas()
 
 
@@ -112,7 +112,7 @@ def evaluate(
             queries.
         measures: names such as ["Rprec", "recall@5", "nDCG@10"]; empty: the collection's default measures.
         baseline: name of the system to test the others against.
-        seed: of the tests.
+        seed: random seed of the tests.
 
     Raises:
         InputError: for queries or docids without gold, topics without gold, or an unknown measure or baseline.
@@ -161,7 +161,7 @@ def evaluate_files(
 
     Args:
         collection: the collection; None if the topics come from a qrels file.
-        measures: empty: the default measures of the collection and, if the runs have answers, of answers.
+        measures: empty: the collection's default measures and, if the runs have answers, the answer measures.
         baseline: name of the system to test the others against; "" for no tests.
 
     Raises:
@@ -192,7 +192,7 @@ def require_gold(topics: Sequence[Topics]) -> None:
     """Raise InputError for topics without gold."""
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(
-            f"--topics {' '.join(unjudged)}: these topics have no gold to score against (test splits have none)"
+            f"--topics {' '.join(unjudged)}: these topics have no gold to score against; give others, such as dev sets"
         )
 
 
@@ -205,7 +205,7 @@ def _named(runs: Given | Mapping[str, Given]) -> Mapping[str, Given]:
 
 
 def _topics_of(collection: Collection, topics: str | Topics | Sequence[str | Topics], qids: set[str]) -> list[Topics]:
-    """The topics that are named, or else those of one split that have all the queries."""
+    """Returns the topics that are named, or otherwise topics of one split that contain all the queries."""
     given = [topics] if isinstance(topics, str | Topics) else list(topics)
     if given:
         names = iter([collection.topics(name) for name in collection.expand([t for t in given if isinstance(t, str)])])

@@ -29,7 +29,7 @@ Scores = Mapping[str, Mapping[int, Values]]  # topics -> seed -> values by query
 
 
 class Headroom(NamedTuple):
-    """How much there is to gain on some topics, or in the macro average.
+    """How much better the best system is than the baseline, on some topics or in the macro average.
 
     Attributes:
         baseline: the baseline's score, over the compared seeds.
@@ -52,7 +52,7 @@ class Headroom(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How much the mean difference between two systems on one topic varies.
+    """The variance of the mean difference between two systems on one topic.
 
     Attributes:
         queries: the part of the mean's variance that comes from the choice of queries.
@@ -68,10 +68,10 @@ class Spread(NamedTuple):
 
 
 def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headroom]:
-    """The headroom on each of the baseline's topics that another system has scores on, then in the macro average.
+    """Returns the headroom on each of the baseline's topics that another system has too, then in the macro average.
 
-    Seeds that both systems have are paired; without any, all seeds of each are averaged, and `smallest` is based on
-    queries only.
+    Seeds that two systems share are paired. If they share no seed, each system's seeds are averaged, and `smallest` is
+    based on queries only.
 
     Args:
         systems: scores by system name; task-specific training may be a separate system for each topic.
@@ -93,7 +93,7 @@ def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headr
         spreads.append(spread)
         seeds_of.append(own)
     if not found:
-        raise InputError("headroom: no other system was scored on the topics of the baseline")
+        raise InputError("headroom: no other system was scored on the topics of the baseline; choose another baseline")
     if len(found) > 1:
         base, score = fmean(each.baseline for each in found), fmean(each.baseline + each.headroom for each in found)
         queries = sum(each.queries for each in found)
@@ -104,7 +104,7 @@ def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headr
 def _pair(
     topics: str, name: str, own: Mapping[int, Values], theirs: Mapping[int, Values]
 ) -> tuple[list[int], Values, Values]:
-    """Seeds in common and both systems' values by them [S, Q]; without any, no seeds and means over each one's own."""
+    """Returns the shared seeds and both systems' values [S, Q]; without shared seeds, [] and their means [1, Q]."""
     seeds = sorted(own.keys() & theirs.keys())
     chosen = [[values[seed] for seed in seeds or values] for values in (theirs, own)]
     if len(lengths := {len(values_Q) for each in chosen for values_Q in each}) > 1:
@@ -158,7 +158,7 @@ def _deviation(topics: Sequence[Mapping[int, Values]]) -> float | None:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The quantile of Student's t for a probability of at least one half, found by bisection.
+    """Returns the quantile of Student's t for a probability of at least one half, found by bisection.
 
     With t = sqrt(f) tan(a) the density is proportional to cos(a)^(f - 1), which is integrated by Gauss-Legendre
     quadrature.
@@ -175,7 +175,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def headroom_table(found: Sequence[Headroom], baseline: str, where: str = "") -> Table:
-    """The headroom as a table, whose title begins with `where`, such as the queries and the measure."""
+    """Returns the headroom as a table; its title begins with `where`, such as "held-out queries"."""
     rows: list[list[Cell]] = [
         [each.topics, each.baseline, each.best or None, *each[3:7], each.queries, each.seeds] for each in found
     ]
@@ -188,7 +188,7 @@ def headroom_table(found: Sequence[Headroom], baseline: str, where: str = "") ->
 
 
 def headroom_verdict(found: Sequence[Headroom]) -> str:
-    """A sentence on whether a gain as large as the headroom could be detected."""
+    """Returns a sentence that says whether a gain as large as the headroom could be detected."""
     last = found[-1]
     if last.smallest is None:
         return "headroom: with one query nothing can be shown"
@@ -201,5 +201,5 @@ def headroom_verdict(found: Sequence[Headroom]) -> str:
 
 
 def headroom_text(found: Sequence[Headroom], baseline: str, form: str) -> str:
-    """The headroom on held-out queries as a table in one of the formats of `tables`, and a verdict below it."""
+    """Returns the headroom on held-out queries as a table in the format `form`, and a sentence about it."""
     return f"{render(headroom_table(found, baseline, 'held-out queries'), form)}{headroom_verdict(found)}"

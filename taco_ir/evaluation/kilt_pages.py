@@ -63,11 +63,11 @@ def _below(limit: int, positions: list[int]) -> int:
 def kilt_scores(
     rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]
 ) -> dict[str, dict[str, float]]:
-    """Scores by measure and query, equal to those of KILT's own script.
+    """Returns scores by measure and query id, equal to the scores of KILT's own script.
 
     Args:
         rankings: pages of each query, best first, without repeats (see `page_run`). A missing query scores 0.
-        queries: the queries with their gold; evidence sets with the same pages count once, and a query without any
+        queries: the queries with their gold. Evidence sets with the same pages count once. A query without evidence
             scores 0.
         measures: `Rprec`, or `recall`, `success` or `precision` with `@k`.
 

@@ -40,7 +40,7 @@ class Measure(NamedTuple):
 
     Attributes:
         kind: one of `LEVELS`, or the full name of a measure in ir_measures.
-        k: the cutoff; 0 for R-precision, measures of answers, and those in ir_measures.
+        k: the cutoff; 0 for R-precision, for answer measures, and for measures of ir_measures.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Measure(NamedTuple):
         """Parse a name: `Rprec`, `recall@5`, `nDCG@10`, ..., or the printed form (`page recall@5`).
 
         Raises:
-            InputError: with the nearest valid name, and all valid names.
+            InputError: for an unknown name; the message has the most similar name and all names.
         """
         if match := FORM.fullmatch(text.strip()):
             level, name, k = match.groups()
@@ -91,7 +91,7 @@ GRADED = tuple(Measure(*each) for each in (("nDCG", 10), ("MRR", 10), ("R", 20),
 
 
 def default_measures(has_pages: bool, short: bool = False) -> tuple[Measure, ...]:
-    """The default measures: KILT's for pages and some for passages; without pages, those for graded judgments."""
+    """Returns the default measures for a collection with or without pages; fewer of them if `short`."""
     if not has_pages:
         return GRADED[:3] if short else GRADED
     return SUMMARY if short else MEASURES
@@ -110,7 +110,7 @@ class Scores(NamedTuple):
     missing: list[str]
 
     def mean(self, measure: Measure) -> float | None:
-        """Mean over the queries, for passage measures only over those with judged passages; None without values."""
+        """Returns the mean over queries (passage measures: queries with judged passages); None without values."""
         values = self.by_query[measure]
         return math.fsum(values.values()) / len(values) if values else None
 
@@ -150,7 +150,7 @@ def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Ite
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """Relevance grades by qid and docid, 1 for passages in evidence sets; without queries that have none."""
+    """Returns relevance grades by qid and docid: the query's grades or, if it has none, 1 for each gold passage."""
     qrels = {query.qid: dict(query.grades) or dict.fromkeys(query.gold_passages, 1) for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
@@ -158,10 +158,10 @@ def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
 def passage_scores(
     run: Run, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]
 ) -> dict[Measure, dict[str, float]]:
-    """trec_eval's values by measure and query, for all judged queries; a query missing from the run scores 0.
+    """Returns trec_eval's scores by measure and qid for all judged queries; a query that the run lacks scores 0.
 
-    trec_eval orders by score and then docid. It gets -rank as the score, so that it uses the run's own order. Its
-    reciprocal rank has no cutoff, so it gets only the first k hits.
+    trec_eval orders hits by score and docid, so it gets -rank as the score to keep the run's order. Its reciprocal
+    rank has no cutoff, so for MRR@k it gets only the first k hits.
     """
     import pytrec_eval
 
@@ -195,14 +195,14 @@ def _cut_after_last(relevant: Collection[str], docids: Sequence[str]) -> Sequenc
 
 
 def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:
-    """The mean of the tasks' means, with equal weights; None if any task has no value, or there is no task."""
+    """Returns the mean of the tasks' means, with equal weights; None if a task has no value, or there is no task."""
     means = [task.mean(measure) for task in tasks]
     values = [mean for mean in means if mean is not None]
     return math.fsum(values) / len(values) if values and len(values) == len(means) else None
 
 
 def canonical_name(text: str) -> str | None:
-    """The canonical name of a measure that pytrec_eval or ir_measures can compute; None for any other text.
+    """Returns the canonical name of a measure that pytrec_eval or ir_measures can compute; None for any other text.
 
     Measures that need external programs are not accepted. Cutoffs are from 1 to 999,999.
     """
@@ -221,9 +221,9 @@ def canonical_name(text: str) -> str | None:
 
 
 def named_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Values by measure name and query id, for each judged query; a query missing from the run scores 0.
+    """Returns scores of ir_measures by measure name and qid, for all judged queries; a query without hits scores 0.
 
-    Each hit gets minus its rank as the score, so that the run's own order is used.
+    Each hit gets -rank as its score, to keep the run's order.
     """
     import ir_measures
 

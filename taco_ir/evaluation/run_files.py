@@ -22,19 +22,19 @@ Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
 class RunFile(NamedTuple):
-    """A run file with its system, and its runs by topics."""
+    """A run file: its path, the name of its system, and its runs by the name of their topics."""
 
     path: Path
     system: str
     runs: dict[str, Run]
 
     def of_passages(self) -> RunFile:
-        """A copy in which runs of pages count as runs of passages, each page as one passage."""
+        """Returns a copy in which runs of pages count as runs of passages: each page is one passage."""
         return self._replace(runs={name: run._replace(level="passage") for name, run in self.runs.items()})
 
 
 def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
-    """All run files without repeats: by real path, the path as given, and the system if a folder names it.
+    """Returns, by resolved path, each run file's path as given and its folder's name (None for a file given alone).
 
     Raises:
         InputError: for a folder without run files.
@@ -53,13 +53,13 @@ def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]
 
 
 def read_run_files(paths: Sequence[Path], topics: Sequence[Topics], some: bool = False) -> dict[Path, RunFile]:
-    """Read run files, by real path.
+    """Read run files; returns them by resolved path.
 
     Args:
-        some: the topics may be only some of those searched; queries of others are dropped with a warning.
+        some: drop queries that are in none of the topics, with a warning, instead of raising an error.
 
     Raises:
-        InputError: for a file with queries of none of the topics.
+        InputError: for a file with queries that are in none of the topics.
     """
     found = {}
     for real, (path, named) in list_run_files(paths).items():
@@ -68,7 +68,7 @@ def read_run_files(paths: Sequence[Path], topics: Sequence[Topics], some: bool =
 
 
 def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
-    """Sort runs by system and topics.
+    """Returns runs by the name of their system and the name of their topics.
 
     Raises:
         InputError: for two runs of one system on the same topics, or a system without a run for some topics.
@@ -77,7 +77,7 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
     for path, name, runs in files:
         if twice := systems[name].keys() & runs.keys():
             clash = f"system {name!r} has another run for {min(twice)}"
-            raise InputError(f"{path}: {clash}; give each system a file name of its own")
+            raise InputError(f"{path}: {clash}; give each system its own file name")
         systems[name] |= runs
     for name, runs in systems.items():
         if lacking := [topic.name for topic in topics if topic.name not in runs]:
@@ -87,7 +87,7 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
 
 
 def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) -> Run:
-    """Drop queries that are in none of the topics, with a warning; a run with only such queries stays as it is.
+    """Drop queries that are in none of the topics, and log a warning. A run with only such queries is not changed.
 
     Args:
         where: name of the run in messages.
@@ -102,7 +102,7 @@ def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) ->
 
 
 def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag: str = "") -> dict[str, Run]:
-    """Split a run by topics, using its query ids. Raises: InputError for queries of none of the topics."""
+    """Split a run into one run for each of the topics, by name. Raises: InputError for queries in none of them."""
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
@@ -115,7 +115,7 @@ def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag:
 
 
 def _split(path: Path, topics: Sequence[Topics], named: str | None, some: bool) -> tuple[str, dict[str, Run]]:
-    """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
+    """Returns a run file's system and its runs by topics, from the file's name if possible, otherwise by query ids."""
     queries = [query for topic in topics for query in topic.queries]
     found_by_text = is_dpr_run(path) and any(query.text for query in queries)  # judgments alone have no texts
     run = read_dpr(path, queries) if found_by_text else read_run(path)
@@ -149,9 +149,9 @@ def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
 
 
 def warn_of_unjudged(file: RunFile, topics: Sequence[Topics]) -> None:
-    """Without a collection, warn if none of a run's hits is judged, since it may be of other passages."""
+    """Log a warning if no hit of a run file is judged, since the run may be of another collection."""
     judged = {docid for topic in topics for query in topic.queries for docid in query.grades}
     hits = (docid for run in file.runs.values() for ranking in run.rankings.values() for docid in ranking.docids)
     if judged.isdisjoint(hits):
         names = " ".join(topic.name for topic in topics)
-        log.warning("%s: none of its hits is judged in %s; do both name passages alike?", file.path, names)
+        log.warning("%s: none of its hits is judged in %s; do both use the same passage ids?", file.path, names)

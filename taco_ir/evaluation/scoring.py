@@ -18,7 +18,7 @@ from taco_ir.evaluation.tables import Cell, Marked, Table, render
 
 
 def title(collection: Collection | None) -> str:
-    """The caption of tables of scores."""
+    """Returns the caption of a table of scores; without a collection, the gold comes from a file."""
     if collection is None:
         return "judgments of a file"
     return f"collection {collection.name}" + (" (a demonstration, no evidence)" if collection.name == "sample" else "")
@@ -31,9 +31,10 @@ def score(
     measures: Sequence[Measure],
     page_of: PageOf | None = None,
 ) -> dict[str, list[Scores]]:
-    """The scores of each system on each of the topics.
+    """Returns the scores by system name, one entry for each of the topics.
 
     Args:
+        runs: by system name, one run for each of the topics.
         page_of: returns the page of each docid; None: look up pages in the collection, and refuse unknown docids.
 
     Raises:
@@ -62,10 +63,10 @@ def score_by_default(
     retrieval: Sequence[Measure],
     page_of: PageOf | None = None,
 ) -> tuple[dict[str, list[Scores]], list[Measure]]:
-    """Score with default measures: those for retrieval and, for runs with answers, those for their tasks.
+    """Score with the measures `retrieval` and, if runs have answers, with the answer measures of the topics' tasks.
 
     Returns:
-        The scores and the measures. On topics whose task does not use a measure, it has no value.
+        The scores (see `score`) and the measures. A measure is None on topics with a task that does not use it.
     """
     answered = [topic for place, topic in enumerate(topics) if any(own[place].answers for own in runs.values())]
     of_answers = [measure for topic in answered for measure in _select_measures(topic)]
@@ -80,7 +81,7 @@ def score_by_default(
 
 
 def _select_measures(topic: Topics) -> list[Measure]:
-    """The measures of answers that the topics' task asks for; EM and F1 for a task that is not KILT's."""
+    """Returns the answer measures of the topics' task; EM and F1 for a task that is not KILT's."""
     return list(map(Measure.parse, select_measures(KINDS.get(topic.task, ""))))
 
 
@@ -91,7 +92,7 @@ def build_table(
     measures: Sequence[Measure],
     comparisons: Sequence[Comparison] = (),
 ) -> Table:
-    """A table of scores with the rows of `build_rows`, titled with the collection's name."""
+    """Returns a table with the rows of `build_rows`; its title names the collection."""
     header = ["topics", "system", *map(str, measures)]
     return Table(title(collection), header, build_rows(topics, scores, measures, comparisons))
 
@@ -102,7 +103,7 @@ def build_rows(
     measures: Sequence[Measure],
     comparisons: Sequence[Comparison] = (),
 ) -> list[list[Cell]]:
-    """Rows `topics, system, values` for each of the topics, then macro averages; `*` marks significant differences."""
+    """Returns rows `topics, system, values`, then the macro averages; `*` marks significant differences."""
     marked = {(each.topics, each.system, each.measure) for each in comparisons if each.mark}
 
     def cell(value: float | None, *row: str, measure: Measure) -> Cell:
@@ -122,7 +123,7 @@ def build_rows(
 def build_query_rows(
     topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure]
 ) -> list[list[Cell]]:
-    """Rows `topics, system, query, values` for every query."""
+    """Returns rows `topics, system, query, values`, one for each query of each system."""
     return [
         [topic.name, system, query.qid, *((results[i].by_query[measure] or {}).get(query.qid) for measure in measures)]
         for i, topic in enumerate(topics)
@@ -138,7 +139,7 @@ def compare_with(
     measures: Sequence[Measure],
     seed: int,
 ) -> list[Comparison]:
-    """Test every other system against `baseline`, if both have values. Raises: InputError for different queries."""
+    """Test each system against `baseline` where both have scores. Raises: InputError for different queries."""
     differences: dict[str, dict[Column, Values]] = {topic.name: {} for topic in topics}
     for measure, (place, topic), (system, results) in itertools.product(measures, enumerate(topics), scores.items()):
         ours, theirs = results[place].by_query[measure], scores[baseline][place].by_query[measure]

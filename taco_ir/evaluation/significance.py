@@ -29,7 +29,7 @@ AT_ONCE = 1 << 12  # flips made at once for any number of queries, so that topic
 
 
 class Column(NamedTuple):
-    """What a test compares: a system with its baseline by one measure."""
+    """What a test compares with the baseline: a system, trained from the encoder `base`, by one measure."""
 
     system: str
     base: str
@@ -74,8 +74,8 @@ Family = Mapping[str, Sequence[str]]
 def compare(differences: Differences, topics: Sequence[str], slices: Sequence[str], seed: int) -> list[Comparison]:
     """Test each system against its baseline on all its topics, and in the macro average if it has every topic.
 
-    Holm's family is all systems, topics and the macro average by one measure. Slices, which are subsets of topics, form
-    a separate family.
+    Holm's correction covers all tests of one measure together. Slices, which are subsets of topics, are corrected
+    separately. `differences` has score minus baseline for each query [Q], by topics and column.
     """
     whole = {name: (name,) for name in topics} | ({MACRO: tuple(topics)} if len(topics) > 1 else {})
     families: Sequence[Family] = (whole, {name: (name,) for name in slices})
@@ -105,25 +105,25 @@ def compare(differences: Differences, topics: Sequence[str], slices: Sequence[st
 
 
 def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float]) -> Values:
-    """The differences score - baseline by query [Q], in the order of `scores`.
+    """Returns score minus baseline for each query [Q], in the order of `scores`.
 
     Raises:
         InputError: if the two were scored on different queries.
     """
     if lone := scores.keys() ^ baseline.keys():
-        only = f"{len(lone)} are in one alone, first {min(lone)!r}"
-        raise InputError(f"two runs can be compared on the same queries only; {only}")
+        only = f"{len(lone)} queries, such as {min(lone)!r}, are in only one of them"
+        raise InputError(f"two runs can be compared only on the same queries; {only}")
     differences = [round(value, DIGITS) - round(baseline[qid], DIGITS) for qid, value in scores.items()]
     return np.array(differences, dtype=np.float64)
 
 
 def mean_difference(tasks: Sequence[Values]) -> float:
-    """The mean of the tasks' mean differences."""
+    """Returns the mean of the tasks' mean differences, from each task's differences [Q]."""
     return float(np.mean([np.mean(differences_Q) for differences_Q in tasks]))
 
 
 def effect_size(tasks: Sequence[Values]) -> float | None:
-    """Mean difference in standard deviations of a query's difference: Cohen's d_z = mean / sd (Cohen 1988, 2.3.5).
+    """Returns Cohen's d_z, the mean difference divided by its standard deviation over queries (Cohen 1988, 2.3.5).
 
     For several tasks: the mean of the tasks' means, divided by the root of the mean of their variances. Each task
     counts the same, and differences between tasks do not matter. None if the root is 0 or a task has only one query.
@@ -135,7 +135,7 @@ def effect_size(tasks: Sequence[Values]) -> float | None:
 
 
 def paired_test(values: Sequence[float], others: Sequence[float], seed: int = 0) -> float:
-    """The p-value of two systems' difference, from their values of the same queries (see `randomisation_tests`)."""
+    """Returns the p-value of the difference of two systems, from their scores on the same queries [Q]."""
     column = Column("", "", "")
     differences_Q = np.round(values, DIGITS) - np.round(others, DIGITS)
     return randomisation_tests({"": {column: differences_Q}}, [(("",), column)], seed)[0]
@@ -144,10 +144,10 @@ def paired_test(values: Sequence[float], others: Sequence[float], seed: int = 0)
 def randomisation_tests(
     differences: Differences, parts: Sequence[Part], seed: int, samples: int = FLIPS
 ) -> list[float]:
-    """Two-sided p-values of mean differences under random sign flips of the queries' differences.
+    """Returns the two-sided p-value of each part's mean difference, by random sign flips of its queries' differences.
 
     p = (b + 1) / (N + 1), where b of N flips are at least as far from 0 as the observed difference, so p is never 0
-    (Phipson and Smyth 2010). Flips are independent between topics.
+    (Phipson and Smyth 2010). A part is a column and the topics that it is averaged over; topics are flipped separately.
     """
     observed = [mean_difference([differences[name][column] for name in names]) for names, column in parts]
     extreme = [0] * len(parts)
@@ -163,7 +163,7 @@ def randomisation_tests(
 def bootstrap_intervals(
     differences: Differences, parts: Sequence[Part], seed: int, samples: int = RESAMPLES, confidence: float = 0.95
 ) -> list[tuple[float, float]]:
-    """Percentile bootstrap intervals of mean differences; queries are resampled within their topics."""
+    """Returns the percentile bootstrap interval of each part's mean difference; each topic's queries are resampled."""
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     means = {name: _resample(columns, seed, name, samples) for name, columns in differences.items()}
     found = []
@@ -202,11 +202,7 @@ def _group_by_length(columns: Mapping[Column, Values]) -> list[tuple[list[Column
 
 
 def flips(differences_QS: Values, rng: np.random.Generator, samples: int) -> Iterator[Values]:
-    """Yield one task's mean differences under random sign flips of its queries, in blocks [AT_ONCE, S] with N rows in
-    total.
-
-    All S systems get the same flips.
-    """
+    """Yield blocks [n, S]: the mean differences of S systems on one task under the same random sign flips."""
     queries, total_S = len(differences_QS), differences_QS.sum(axis=0)
     for start in range(0, samples, AT_ONCE):
         size = min(AT_ONCE, samples - start)
@@ -215,7 +211,7 @@ def flips(differences_QS: Values, rng: np.random.Generator, samples: int) -> Ite
 
 
 def resampled_means(differences_QS: Values, rng: np.random.Generator, samples: int) -> Values:
-    """One task's mean differences [N, S] on N resampled sets of its queries, the same sets for all S systems."""
+    """Returns one task's mean differences [N, S] for S systems on the same N resampled sets of its queries."""
     queries = len(differences_QS)
     sums_NS = np.empty((samples, differences_QS.shape[1]))
     step = max(1, BLOCK // max(queries, 1))
@@ -233,7 +229,7 @@ def resampled_means(differences_QS: Values, rng: np.random.Generator, samples: i
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of a family (Holm 1979): rejecting those <= alpha has a family-wise error <= alpha.
+    """Adjust the p-values of a family of tests (Holm 1979); rejecting p <= alpha keeps the family-wise error <= alpha.
 
     The i-th smallest of m (i from 0) becomes the largest of (m - j) p_(j) over j <= i, at most 1.
     """

@@ -29,10 +29,10 @@ FEW_PAGES = 5  # KILT's leaderboard shows recall@5
 
 
 def build_files(collection: Collection, topics: Sequence[Topics], runs: Sequence[Path]) -> dict[str, bytes]:
-    """The submission file for each of the topics, by name, from the run files of one system.
+    """Returns the content of each submission file by its name, from the run files of one system.
 
     Raises:
-        InputError: for runs of several systems or of other topics, and for queries without hits.
+        InputError: for runs of several systems or of other topics, or for queries that the runs lack.
     """
     files = _files_by_topics(runs, topics)
     return {collection.topics_path(each.name).name: _one_file(collection, each, files[each.name]) for each in topics}
@@ -43,7 +43,7 @@ def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[st
     files = list(read_run_files(paths, topics).values())
     if len(systems := sort_by_system(files, topics)) > 1:
         names = f"{len(systems)} systems ({', '.join(systems)})"
-        raise InputError(f"--runs {' '.join(map(str, paths))}: these are runs of {names}; give the runs of one")
+        raise InputError(f"--runs {' '.join(map(str, paths))}: these are runs of {names}; give the runs of one system")
     return {name: file for file in files for name in file.runs}
 
 
@@ -65,7 +65,7 @@ def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
 
 
 def build_outputs(run: Run) -> Outputs:
-    """The outputs of a run of pages: the pages, with an empty answer."""
+    """Returns KILT's outputs for a run of pages: each query's pages, with an empty answer."""
     return {
         qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]}
         for qid, ranking in run.rankings.items()
@@ -73,14 +73,14 @@ def build_outputs(run: Run) -> Outputs:
 
 
 def read_outputs(path: Path) -> Outputs:
-    """The outputs of a KILT run that `read_kilt` accepts, unchanged except that missing answers become empty ones."""
+    """Read the outputs of a KILT run that `read_kilt` accepts, by query id. Missing answers become empty answers."""
     records = (orjson.loads(line) for _, line in numbered_lines(path))
     empty = {"answer": "", "provenance": []}
     return {run_id(str(record["id"]).strip()): empty | record["output"][0] for record in records}
 
 
 def build_submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) -> bytes:
-    """A submission file: a record for each query, in the order of the topics.
+    """Returns the content of a submission file: a record for each query, in the order of the topics.
 
     Args:
         run: the run that the outputs come from.
@@ -106,7 +106,7 @@ def build_submission(queries: Sequence[Query], run: Run, outputs: Outputs, name:
 
 
 def write_submission(files: Mapping[str, bytes], path: Path) -> None:
-    """Zip files by name; equal contents give equal bytes."""
+    """Write files, given by name, into a zip file at `path`. Equal contents give equal bytes."""
     with writing(path, "wb") as sink, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, EARLIEST)

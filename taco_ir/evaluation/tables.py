@@ -1,4 +1,4 @@
-"""Prints tables as plain text, markdown, JSON or LaTeX; HTML pages (taco_ir/pages) format values alike."""
+"""Prints tables as plain text, markdown, JSON or LaTeX; HTML pages (taco_ir/pages) format values in the same way."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Table(NamedTuple):
     best: Sequence[str] = ()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a DataFrame, numbers without their marks. Raises: InputError where pandas is not installed."""
+        """Returns the rows as a DataFrame, without marks. Raises: InputError if pandas is not installed."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
         plain = ([cell.value if isinstance(cell, Marked) else cell for cell in column] for column in columns)
         return to_frame(dict(zip(self.header, plain, strict=True)))
 
 
 def without_empty(table: Table, name: str) -> Table:
-    """Remove the column `name` (not one of `best`) if it has no value in any row."""
+    """Returns the table without the column `name`, if that column has no value in any row."""
     place = table.header.index(name)
     if any(row[place] is not None for row in table.rows):
         return table
@@ -60,7 +60,7 @@ def without_empty(table: Table, name: str) -> Table:
 
 
 def render(table: Table, form: str) -> str:
-    """The table as text that ends in a newline. Numbers have three decimals; JSON has all digits.
+    """Returns the table as text in the format `form`. Numbers have three decimals; JSON has all digits.
 
     Raises:
         InputError: for a form that is not in FORMS.
@@ -77,7 +77,7 @@ def render(table: Table, form: str) -> str:
 
 
 def render_all(tables: Sequence[Table], form: str) -> str:
-    """Print tables: a single one as it is, several below each other, or as one array in JSON."""
+    """Returns tables as one text in the format `form`: one below the other, or for JSON in one array."""
     texts = [render(table, form) for table in tables]
     if form == "json" and len(texts) > 1:
         return "[\n" + ",\n".join(text.rstrip() for text in texts) + "\n]\n"

@@ -40,11 +40,11 @@ MARKS = ("«", "»")  # around a query's words in a snippet
 def audit_file(
     collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path
 ) -> Audit:
-    """Audit the negatives in `output`, write a page about it beside the file, and return the report.
+    """Audit the negatives file `output`, write an HTML page next to it, and return the audit.
 
     Args:
         topics: the mined topics, in the order of the file.
-        retrieved: for each source, statistics from `mine_file`.
+        retrieved: the statistics that `mine_file` returned.
     """
     sources = read_sources(output)
     names = source_names(sources)
@@ -81,7 +81,7 @@ def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
 
 
 class Kept(NamedTuple):
-    """The negatives of some topics by qid, in file order, also by source, and which sources have a negative."""
+    """One query set's negatives by qid, of all sources and of each, and the sources of each (qid, docid)."""
 
     together: dict[str, Ranking]
     by_source: list[dict[str, Ranking]]
@@ -132,14 +132,14 @@ class _Task:
         self._answers = {query.qid: answers_of(query, topics.task) for query in topics.queries}
 
     def count(self) -> TaskAudit:
-        """Counts over all negatives; without margins if there are several sources, whose scales differ."""
+        """Returns counts over all negatives; no margins for several sources, since their scores differ in scale."""
         if len(self._names) == 1:
             return self._count(self._kept, self._retrieved[0])
         seen, dropped = sum(each.seen for each in self._retrieved), sum(each.on_gold for each in self._retrieved)
         return self._count(self._kept, Retrieved(seen, dropped, {}, sum(each.lost for each in self._retrieved)))
 
     def count_by_source(self) -> list[SourceAudit]:
-        """Counts over the negatives of each source, if there are several."""
+        """Returns counts over the negatives of each source; [] for a single source."""
         if len(self._names) == 1:
             return []
         kept = self._all.by_source
@@ -161,7 +161,7 @@ class _Task:
         )
 
     def _has_answer(self, query: Query, docid: str, texts: AnswerTexts | None = None) -> bool:
-        """Whether a passage has an answer of the query: one that was retrieved, or one of other `texts`."""
+        """True if a passage contains an answer of the query; `texts` has the passage if it is not a negative."""
         answers = self._answers[query.qid]
         return bool(answers) and (texts or self._texts).holds(docid, answers)
 
@@ -183,7 +183,7 @@ class _Task:
             yield Example(self._topics.name, query, gold_scores, gold[query.qid], negatives)
 
     def suspected(self, counted: TaskAudit, count: int) -> Iterator[Suspected]:
-        """The likeliest false negatives, to read."""
+        """Yield up to `count` of the most likely false negatives, for people to read."""
         queries = {query.qid: query for query in self._topics.queries}
         for each in counted.suspects[:count]:
             query, margin = queries[each.qid], each.margin if math.isfinite(each.margin) else None
@@ -196,7 +196,7 @@ class _Task:
         return Shown(score, passage.docid, passage.title, snippet(around, passage.text, marks=MARKS), has_answer)
 
     def _gold(self, queries: Sequence[Query]) -> dict[str, list[Shown]]:
-        """The first few gold passages of each query; for pages that count as a whole, their first passages."""
+        """Returns the first few gold passages of each query; for a page without gold passages, its first passages."""
         store = self._collection.passages
         gold = {query.qid: gold_of(query, {}) for query in queries}
         of_page = store.docids_of({page for each in gold.values() for page in each.whole_pages})

@@ -42,6 +42,7 @@ class TaskAudit(NamedTuple):
     """Counts for the negatives of one query set.
 
     Attributes:
+        without: number of queries without negatives.
         seen: number of hits from which negatives were selected; `dropped` of them were gold or on a gold page.
         on_gold: number of negatives that are gold or on a gold page; anything but 0 is a bug in the miner.
         with_answer: number of negatives whose text contains an answer; None if answers are not spans of text.
@@ -67,9 +68,8 @@ class SourceAudit(NamedTuple):
     """Counts for the negatives that one of several sources found, for one query set.
 
     Attributes:
-        source: the source's name.
         shared: for each source (also this one), how many of these negatives it found for the same query.
-        alone: how many of them no other source found.
+        alone: how many of these negatives no other source found.
     """
 
     source: str
@@ -104,7 +104,7 @@ class Example(NamedTuple):
 
 
 class Suspected(NamedTuple):
-    """A likely false negative with its query, to read; `margin` is None if unknown."""
+    """A likely false negative with its query, for people to read; `margin` is None if no gold was among the hits."""
 
     topics: str
     query: Query
@@ -113,7 +113,7 @@ class Suspected(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The whole report; `sources` is empty if there is only one."""
+    """The audit of a negatives file: counts, examples and likely false negatives. A single source has no `sources`."""
 
     title: str
     notes: Sequence[str]
@@ -124,7 +124,7 @@ class Audit(NamedTuple):
 
     @property
     def measured(self) -> list[TaskAudit]:
-        """The counts with margins: for each query set, or for each query set and source."""
+        """Returns the counts that have margins: by query set or, for several sources, by query set and source."""
         by_source = [each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources]
         return [each for each in by_source or self.tasks if len(each.margins)]
 
@@ -138,13 +138,14 @@ def audit_task(
     seen: tuple[int, int, int],
     has_answer: Callable[[Query, str], bool] | None,
 ) -> TaskAudit:
-    """Count the negatives in `kept`, by qid.
+    """Count the negatives of one query set.
 
     Args:
+        kept: the negatives by qid.
         page_of: the page of every negative.
-        gold_scores: the best gold score by qid, if gold was among the hits.
-        seen: number of hits looked at, of hits dropped as gold, and of queries that lost all hits to a margin.
-        has_answer: tells whether a passage's text contains an answer to a query; None if that is meaningless.
+        gold_scores: by qid, the best gold hit's score; queries without gold among the hits are missing.
+        seen: three numbers: hits looked at, hits dropped as gold, and queries that lost all hits to the margin.
+        has_answer: returns True if the passage with a docid contains an answer to a query; None: do not look.
     """
     on_gold = with_answer = 0
     margins = [np.zeros(0)]
@@ -181,7 +182,7 @@ def audit_task(
 def find_suspect(
     qid: str, ranking: Ranking, margins_N: npt.NDArray[np.float64], holding: frozenset[str]
 ) -> Suspect | None:
-    """The most likely false negative of a query: one that contains an answer, scores as high as gold, or both."""
+    """Returns a query's most likely false negative: it contains an answer (`holding`), scores like gold, or both."""
     found = [
         Suspect(-2 * (docid in holding) - (margin <= 0), margin, qid, docid, score, docid in holding)
         for docid, margin, score in zip(ranking.docids, margins_N.tolist(), ranking.scores.tolist(), strict=True)
@@ -191,7 +192,7 @@ def find_suspect(
 
 
 def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
-    """Count values in about `bins` bins; 0 is an edge, so that each bin has one sign."""
+    """Count values in about `bins` bins of equal width; 0 is an edge, so that all values in a bin have one sign."""
     low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)
     width = (high - low) / (bins - 1) or 1.0
     first, last = int(np.floor(low / width)), int(np.ceil(high / width))
@@ -203,10 +204,7 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
 
 
 def overlaps(kept: Sequence[Mapping[str, Ranking]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """How many negatives two sources both have for the same query [S, S], and how many only one has [S].
-
-    The diagonal has all negatives of a source.
-    """
+    """Returns how many negatives each two sources share for the same query [S, S], and how many only one has [S]."""
     count = len(kept)
     shared_SS, alone_S = np.zeros((count, count), dtype=np.int64), np.zeros(count, dtype=np.int64)
     for qid in dict.fromkeys(qid for rankings in kept for qid in rankings):

@@ -39,7 +39,7 @@ def share(count: int, whole: int) -> float | None:
 
 
 def measure_quality(task: TaskAudit) -> list[Cell]:
-    """The table cells for the columns QUALITY."""
+    """Returns a task's table cells for the columns in QUALITY."""
     return [
         share(task.dropped, task.seen),
         task.on_gold,
@@ -51,7 +51,7 @@ def measure_quality(task: TaskAudit) -> list[Cell]:
 
 
 def summary(tasks: Sequence[TaskAudit]) -> Table:
-    """A table with a row for each task; shares are between 0 and 1."""
+    """Returns a table with a row for each task; shares are between 0 and 1."""
     header = ["topics", "queries", "without", "negatives", "per query", *QUALITY]
     rows = [[each.topics, each.queries, each.without, *_counts(each), *measure_quality(each)] for each in tasks]
     return Table("", header, rows)
@@ -63,7 +63,7 @@ def _counts(task: TaskAudit) -> list[Cell]:
 
 
 def source_tables(sources: Sequence[SourceAudit]) -> list[Table]:
-    """A table with a row for each query set and source, and a table of overlaps; no table for a single source."""
+    """Returns a table with a row for each query set and source, and a table of overlaps; [] for a single source."""
     if not sources:
         return []
     names = list(dict.fromkeys(each.source for each in sources))
@@ -94,7 +94,7 @@ def _overlap_row(topics: str, name: str, shared_S: npt.NDArray[np.int64], place:
 
 
 def facts(example: Example) -> list[str]:
-    """Lines of text about an example: the answers, and the scores of gold passages."""
+    """Returns lines of text about an example: the answers, and the best gold score of each source."""
     lines = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
     for name, score in example.gold_scores:
         gold = "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
@@ -103,7 +103,7 @@ def facts(example: Example) -> list[str]:
 
 
 def example_table(example: Example) -> Table:
-    """A table of an example: gold passages first, then the hardest negatives."""
+    """Returns a table of an example's passages: gold passages first, then the hardest negatives."""
     parts = [("gold", shown) for shown in example.gold]
     parts += [
         (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown)
@@ -117,7 +117,7 @@ def example_table(example: Example) -> Table:
 
 
 def suspects_table(suspected: Sequence[Suspected]) -> Table:
-    """A table of likely false negatives with the reason for each, grouped by query set, the most likely first."""
+    """Returns a table of likely false negatives and why they are suspected, by query set, the most likely first."""
     rows: list[list[Cell]] = []
     for each in suspected:
         why = ["holds an answer"] if each.passage.has_answer else []
@@ -129,7 +129,7 @@ def suspects_table(suspected: Sequence[Suspected]) -> Table:
 
 
 def lead(audit: Audit) -> str:
-    """A sentence that summarises the audit."""
+    """Returns a sentence that summarises the audit."""
     negatives = sum(task.negatives for task in audit.tasks)
     found = [f"{negatives:,} negatives of {sum(task.queries for task in audit.tasks):,} queries"]
     spans = [task for task in audit.tasks if task.with_answer is not None]
@@ -145,7 +145,7 @@ def lead(audit: Audit) -> str:
 
 
 def html(audit: Audit) -> str:
-    """The report as an HTML page with all styles and plots inline."""
+    """Returns the audit as an HTML page with all styles and plots inline."""
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
     sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
     return make_page(

@@ -1,10 +1,10 @@
-"""Files of hard negatives: JSON lines, of which the first is a header that records how they were mined.
+"""Reads and writes files of hard negatives: JSON lines; the first line is a header that says how they were mined.
 
 {"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": "0123456789abcdef", "depth": 100, ...}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "scores": [11.5, 10.25]}
 
-For several merged sources, the header lists the header of each source. For every docid, `sources` has the positions in
-that list of the sources that found it, and `scores` its score in each:
+For several merged sources, the header is a list with a header for each source. For every docid, `sources` has the
+positions (in this list) of the sources that found the passage, and `scores` has the passage's scores in these sources:
 
 {"taco_ir_negatives": 2, "sources": [{"source": "bm25", ...}, {"source": "dense", ...}]}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.7, 10.2]]}
@@ -41,7 +41,7 @@ class NegativesHeader(NamedTuple):
 
     Attributes:
         source: the retriever (`bm25`, `dense`, ...).
-        checkpoint: fingerprint of the encoder that retrieved, "" where none did.
+        checkpoint: fingerprint of the encoder that retrieved; "" if no encoder did.
         collection: fingerprint of the passages.
         depth: number of hits looked at for each query.
         skip: number of top hits that were skipped.
@@ -75,18 +75,18 @@ class Negatives(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """A fingerprint of how the negatives were mined; it does not depend on the queries."""
+        """A hash of how the negatives were mined; it does not depend on the queries."""
         return fingerprint([header._replace(queries="") for header in self.sources])
 
 
 def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
-    """The hard negatives that the topics themselves list, as in training files of other toolkits.
+    """Returns the hard negatives that the topics themselves list, as in training files of other toolkits.
 
     Args:
         passages: fingerprint of the collection's passages.
 
     Raises:
-        InputError: for topics without any.
+        InputError: for topics that list no hard negatives.
     """
     docids = {}
     for each in topics:
@@ -108,9 +108,7 @@ def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
 
 
 def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
-    """Write rows of topics name, qid, docids, and for each docid the positions of its sources and its scores in
-    them.
-    """
+    """Write rows of topics name, qid, docids and, for each docid, its sources' positions and its scores in them."""
     with writing(path, "wb") as sink:
         record = {FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}
         sink.write(orjson.dumps(record) + b"\n")
@@ -149,10 +147,10 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
 
 
 def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
-    """Raise InputError if the negatives were mined from another collection than the one with this fingerprint."""
+    """Raise InputError if the negatives are not from the collection with the fingerprint `collection` (None: any)."""
     if other := [header.collection for header in sources if collection not in {None, header.collection}]:
         both = f"mined from collection {other[0]!r}, but the given collection is {collection!r}"
-        raise InputError(f"{path}: {both}; mine negatives from the given one")
+        raise InputError(f"{path}: {both}; mine negatives from the given collection")
 
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
@@ -161,7 +159,7 @@ def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
 
 
 def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
-    """Add mined negatives to the examples of `topics`, with a warning about examples without any."""
+    """Returns the examples of `topics` with their mined negatives; logs how many examples have no negatives."""
     mined = negatives.docids.get(str(topics), {})
     found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
     if bare := sum(not example.negatives for example in found):

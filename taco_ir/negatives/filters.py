@@ -25,8 +25,8 @@ class MiningSettings(Settings):
         skip: number of top ranks to skip, before any filter.
         keep: maximum number of negatives for each query.
         drop_answers: drop passages whose text contains an answer.
-        margin: drop hits with at least the best gold hit's score minus `margin`, and all hits if no gold is among the
-            first `depth`; None: drop none.
+        margin: drop hits that score at least the best gold hit's score minus `margin`, and all hits if no gold is among
+            the first `depth`. None: drop no hit because of its score.
         seed: random seed for the examples in the audit.
 
     Raises:
@@ -60,7 +60,7 @@ def each_settings(
     drop_answers: bool,
     seed: int,
 ) -> list[MiningSettings]:
-    """The mining settings of each source.
+    """Returns the mining settings of each source.
 
     Args:
         windows: number of hits to skip, and the last rank to use: one pair for all sources, or one for each.
@@ -87,7 +87,7 @@ def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
 
 
 class Gold(NamedTuple):
-    """The gold of a query: its passages, all its pages, and those of the pages without judged passages."""
+    """A query's gold passages, its gold pages, and those gold pages on which no single passage is marked as gold."""
 
     passages: frozenset[str]
     pages: frozenset[str]
@@ -95,7 +95,7 @@ class Gold(NamedTuple):
 
 
 def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
-    """The gold of `query`: passages and pages in its evidence, and its gold passages' pages, if `page_of` has them."""
+    """Returns the gold passages and pages of `query`; `page_of` adds the pages of gold passages, if it has them."""
     passages = frozenset(query.gold_passages)
     pages = frozenset(query.gold_pages)
     whole = frozenset(page for evidence in query.evidence if not evidence.passages for page in evidence.pages)
@@ -107,8 +107,8 @@ class Mined(NamedTuple):
 
     Attributes:
         seen: number of hits between skip and depth; `on_gold` of them are gold or on a gold page.
-        gold_score: the best gold hit's score; NaN if there is none within depth.
-        lost: whether the margin therefore dropped all hits.
+        gold_score: the best gold hit's score; NaN if no gold is among the first `depth` hits.
+        lost: True if the margin dropped all hits because no gold was among them.
     """
 
     negatives: Ranking
@@ -125,13 +125,13 @@ def hard_negatives(
     settings: MiningSettings,
     holds_answer: Callable[[str], bool] | None = None,
 ) -> Mined:
-    """The first `keep` hits from rank skip + 1 to depth that no filter drops, in the ranking's order.
+    """Returns the first `keep` hits from rank skip + 1 to depth that no filter drops, in the ranking's order.
 
     A query without gold gets no negatives, since they could not be told from positives.
 
     Args:
         page_of: the page of every hit.
-        holds_answer: tells whether a passage's text contains an answer; called only with `drop_answers`.
+        holds_answer: returns True if the passage with a docid contains an answer; called only with `drop_answers`.
     """
     gold = gold_of(query, page_of)
     if not gold.pages:
@@ -164,7 +164,7 @@ class AnswerTexts:
         self._texts: dict[str, str] = {}
 
     def holds(self, docid: str, answers: Sequence[str]) -> bool:
-        """Whether the text of `docid`, without its title, contains one of `answers` (from `telling_answers`)."""
+        """True if the text of `docid`, without its title, contains one of `answers` (from `telling_answers`)."""
         text = self._texts.get(docid)
         if text is None:
             text = self._texts[docid] = normalised(self._passages[docid].text)

@@ -41,8 +41,8 @@ class Retrieved(NamedTuple):
 
     Attributes:
         seen: number of hits between skip and depth; `on_gold` of them are on gold pages.
-        gold_scores: the best gold hit's score, by qid.
-        lost: number of queries that the margin left without hits because no gold was among them.
+        gold_scores: the best gold hit's score by qid; queries without gold among the hits are missing.
+        lost: number of queries that lost all hits to the margin because no gold was among the hits.
     """
 
     seen: int
@@ -51,7 +51,7 @@ class Retrieved(NamedTuple):
     lost: int = 0
 
     def add(self, qid: str, mined: Mined) -> Retrieved:
-        """Add the statistics of another query."""
+        """Returns the statistics with another query added."""
         if not math.isnan(mined.gold_score):
             self.gold_scores[qid] = mined.gold_score
         return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores, self.lost + mined.lost)
@@ -68,7 +68,7 @@ def mine_topics(
     """Mine hard negatives for `topics`, write them to `output`, and return what was written.
 
     Args:
-        source: a retriever, whose runs are kept beside `output` and reused; or a TREC run file, or a folder of them.
+        source: a retriever, a run file, or a folder of run files. A retriever's runs are kept next to `output`.
         output: a `.jsonl` file with a line for every query, without docids if no hit is left.
 
     Raises:
@@ -80,7 +80,7 @@ def mine_topics(
 
 
 def check_minable(topics: Sequence[Topics], output: Path) -> None:
-    """Raise InputError for topics without gold, or an output whose name is not that of a negatives file."""
+    """Raise InputError for topics without gold, or for an output whose name does not end in .jsonl."""
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file must end in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
@@ -94,10 +94,9 @@ def check_minable(topics: Sequence[Topics], output: Path) -> None:
 def mine_file(
     collection: Collection, sources: Sequence[Source], topics: Sequence[Topics], output: Path, overwrite: bool = False
 ) -> dict[str, list[Retrieved]]:
-    """Mine from one or several sources; returns statistics for each query set and source, for the audit.
+    """Mine as `mine_topics`, from one or several sources; returns statistics by topics name and source, for the audit.
 
-    Several sources are merged query by query (`merge`); filters apply to each source separately. Otherwise as
-    `mine_topics`.
+    Filters apply to each source separately. Then several sources are merged query by query (`merge`).
     """
     check_minable(topics, output)
     names = [canonical_name(collection, topic) for topic in topics]
@@ -128,7 +127,7 @@ class Merged(NamedTuple):
     """The merged negatives of a query.
 
     Attributes:
-        sources: for each docid, the sources that found it, starting with the one where it ranks best.
+        sources: for each docid, the numbers of the sources that found it; first is the source where it ranks best.
         scores: for each docid, its scores in these sources.
     """
 
@@ -140,8 +139,8 @@ class Merged(NamedTuple):
 def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
     """Merge the negatives of several sources, ordered by a passage's best rank in any source, then by source.
 
-    So the top negative of every source comes first, then the second of each, and so on. Scores are not used, since
-    their scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
+    So the top negatives of all sources come first, then the second ones, and so on. Scores are not used, since their
+    scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
 
     Args:
         first: the source to start with, in [0, sources); source 0 follows the last one.
@@ -162,34 +161,34 @@ def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
 
 
 def fingerprint_of(collection: Collection, topics: Sequence[Topics]) -> str:
-    """A fingerprint of the queries of `topics` and their evidence, on which their negatives depend."""
+    """Returns a hash of the queries in `topics` and their evidence, on which mined negatives depend."""
     names = [canonical_name(collection, each) for each in topics]
     queries = [[(own.qid, own.text, own.evidence) for own in each.queries] for each in topics]
     return fingerprint(list(zip(names, queries, strict=True)))
 
 
 def canonical_name(collection: Collection, topics: Topics) -> str:
-    """The name of `topics` in a negatives file."""
+    """Returns the name of `topics` in a negatives file, such as nq-train: the task's canonical name and the split."""
     return str(resolve_topics(topics.name, collection.topics_names))
 
 
 def first_source(qid: str, sources: int) -> int:
-    """The source to start with for a query; each source is used equally often, so that an epoch learns from all."""
+    """Returns the number of the source to start with for a query. All sources come first about equally often."""
     return hash_names(qid, "first source") % sources
 
 
 def audit_path(output: Path) -> Path:
-    """The path of a negatives file's audit."""
+    """Returns the path of a negatives file's audit page."""
     return output.with_suffix(".audit.html")
 
 
 def answers_of(query: Query, task: str) -> tuple[str, ...]:
-    """The normalised answers worth searching for in passages; none for tasks whose answers are not spans of text."""
+    """Returns the normalised answers to search for in passages; () for tasks with answers that are not text spans."""
     return () if task in WITHOUT_SPANS else telling_answers(query.answers)
 
 
 def _open_rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[Ranker | Path, Rankings]:
-    """The rankings of each source. One that is named twice ranks once, down to its deepest window."""
+    """Returns the rankings of each source. A source that is named twice ranks once, down to its deepest window."""
     depths: dict[Ranker | Path, int] = {}
     for ranks, settings in sources:
         depths[ranks] = max(settings.depth, depths.get(ranks, 0))
@@ -203,7 +202,7 @@ def _open_rankings(collection: Collection, sources: Sequence[Source], output: Pa
 
 
 def _assign_folders(retrievers: Sequence[Ranker], folder: Path) -> dict[Ranker, Path]:
-    """Where the runs of each retriever are kept: in `folder`, or for several retrievers in folders inside it."""
+    """Returns the folder for each retriever's runs: `folder`, or for several retrievers a folder inside it for each."""
     if len(retrievers) == 1:
         return {retrievers[0]: folder}
     names = [retriever.name for retriever in retrievers]
@@ -230,7 +229,7 @@ def _refuse_repeats(headers: Sequence[NegativesHeader]) -> None:
 
 
 def _made_of(sources: Sequence[NegativesHeader], names: Iterable[str]) -> dict[str, Any]:
-    """What a negatives file is made of; the keys of several sources stand under their numbers."""
+    """Returns what a negatives file is made of; several sources have their keys under "source 1", "source 2", ..."""
     headers = [header._asdict() for header in sources]
     numbered = {f"source {number}": header for number, header in enumerate(headers, 1)}
     return {"sources": len(headers), "tasks": sorted(names), **(headers[0] if len(headers) == 1 else numbered)}

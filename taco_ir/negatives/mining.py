@@ -38,11 +38,11 @@ class MiningReport(NamedTuple):
     audit: Audit
 
     def tables(self) -> list[Table]:
-        """Tables with a row for each of the topics; with several sources also for each source, and their overlaps."""
+        """Returns a table by topics and, if there are several sources, tables by source and of their overlaps."""
         return [summary(self.audit.tasks), *source_tables(self.audit.sources)]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame of counts and estimated false negatives, by topics. Raises: InputError without pandas."""
+        """Returns a DataFrame of counts and estimated false negatives by topics. Raises: InputError without pandas."""
         return self.tables()[0].to_pandas()
 
 
@@ -66,12 +66,12 @@ def mine(
         collection: an opened collection, or its name.
         sources: "bm25", a model, a run file or a folder of runs. With several, negatives are taken from each in turn,
             best first.
-        output: the negatives file to write, whose name ends in .jsonl. Rankings are kept beside it for mining again.
+        output: the .jsonl file to write. Rankings are kept in a folder next to it, so that mining again is fast.
         tasks: tasks of the collection; "all" for every task with this split.
-        settings: decide which hits become negatives, for all sources or for each.
+        settings: which hits become negatives; one for all sources, or one for each.
         model: how to encode with the models among the sources.
         index: a dense index for the only model among the sources.
-        engine: whose workers encode and search for models without an index; None: this process.
+        engine: its workers encode and search for models without an index; None: this process does.
 
     Raises:
         InputError: for topics without gold, an unknown source, or (without `overwrite`) an output made from something
@@ -90,7 +90,7 @@ def mine(
     each_settings = [settings] * len(named) if isinstance(settings, MiningSettings) else list(settings)
     if not tasks or not named or len(each_settings) != len(named):
         what = "no tasks" if not tasks else f"{len(named)} sources and {len(each_settings)} settings"
-        raise InputError(f"{what}; give tasks, a source, and settings for all sources or for each")
+        raise InputError(f"{what}; give tasks, a source, and one settings for all sources or one for each")
     topics = [collection.topics(name) for name in collection.expand([f"{task}-{split}" for task in tasks])]
     output = Path(output)
     check_minable(topics, output)

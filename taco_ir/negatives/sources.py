@@ -27,13 +27,12 @@ from taco_ir.retrieval.topic_runs import find_foreign, made_of, read_record, rec
 def open_sources(
     words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None, shared: Shared | None = None
 ) -> list[Ranker | Path]:
-    """Open the source that each word names: bm25, a model, a run file or a folder of runs; equal words share one
-    source.
+    """Open the source that each word names: bm25, a model, a run file or a folder of runs. Equal words share a source.
 
     Args:
-        model: how to encode with the models among them.
-        index: a dense index for the only model among them.
-        shared: who encodes and searches for the models among them without an index; None: this process.
+        model: how to encode with the models among the sources.
+        index: a dense index for the only model among the sources.
+        shared: the engine that encodes and searches for models without an index; None: this process does.
 
     Raises:
         InputError: for an unknown source, an unusable index, or an index given for several models.
@@ -53,7 +52,7 @@ def open_sources(
 
 
 def select_models(words: Sequence[str]) -> list[str]:
-    """The words that name models, not bm25 or runs."""
+    """Returns the words that name models (not bm25, a run file or a folder of runs), each once."""
     return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
 
@@ -95,7 +94,7 @@ class Rankings(ABC):
 
     @abstractmethod
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """The system that ranks these topics. Raises: InputError if the rankings are not available."""
+        """Returns the system that ranks these topics. Raises: InputError if the rankings are not available."""
 
     @abstractmethod
     def prepare(self, topics: Sequence[Topics]) -> None:
@@ -159,13 +158,13 @@ class RetrieverRankings(Rankings):
 
 
 class FileRankings(Rankings):
-    """Runs of passages in one file for all topics, or in a folder with a file for each, as search and mining write."""
+    """Rankings from one run file for all topics, or from a folder with a run file for each, as search writes them."""
 
     def __init__(self, collection: Collection, path: Path) -> None:
         self._collection, self._path = collection, path
 
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """The system that made the runs. Raises: InputError for missing or changed topics, or several systems."""
+        """Returns the system that made the runs. Raises: InputError for missing or changed topics, or many systems."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
             files = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" * self._path.is_dir()
             missing = f"no run for {', '.join(lacking)}{files}"
@@ -231,7 +230,7 @@ class FileRankings(Rankings):
         makers = {(record.get("system", ""), fingerprint(record.get("inputs", {}))) for record in records.values()}
         if len(makers) > 1:
             names = ", ".join(sorted(name or "unknown" for name, _ in makers))
-            raise InputError(f"--source {self._path}: it has runs of several systems ({names}); give the runs of one")
+            raise InputError(f"--source {self._path} has runs of several systems ({names}); give runs of one system")
         ((name, _),) = makers
         if name:
             return Maker.of(name, next(iter(records.values())).get("inputs", {}))

@@ -179,5 +179,5 @@ def test_the_effect_of_several_tasks_by_hand():
 
 def test_pairs_are_by_query():
     assert paired_differences({"a": 1.0, "b": 0.5}, {"b": 0.25, "a": 0.0}).tolist() == [1.0, 0.25]
-    with pytest.raises(InputError, match="2 are in one alone, first 'b'"):
+    with pytest.raises(InputError, match="2 queries, such as 'b', are in only one of them"):
         paired_differences({"a": 1.0, "b": 0.5}, {"a": 0.0, "c": 0.5})

@@ -235,7 +235,7 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
     assert [row["system"] for row in scores["rows"]] == ["bad", "good"] * 3
     write_run(twenty / "old" / "nq-dev.good.trec", {"q1": ["B#0"]})
     with pytest.raises(
-        InputError, match=r"system 'good' has another run for nq-dev; give each system a file name of its own"
+        InputError, match=r"system 'good' has another run for nq-dev; give each system its own file name"
     ):
         tables("nq-dev.good.trec --topics nq-dev --baseline old/nq-dev.good.trec")
 
