@@ -14,7 +14,7 @@ QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}}
 
 
 class InputError(ValueError):
-    """A user's mistake: a one-line message that names the input, its value and what is allowed."""
+    """Raised for a user's mistake. Its message is one line that names the input, its value and what is allowed."""
 
     def __init__(self, message: object) -> None:
         text = printable(str(message))
@@ -22,10 +22,10 @@ class InputError(ValueError):
 
 
 def is_users(error: OSError) -> bool:
-    """Whether an error comes from the user's disk or path, not from the code."""
+    """Return whether the user's disk or path caused an error (such as a full disk), so that it is not a bug."""
     return errno.errorcode.get(error.errno or 0) in USERS_OSERRORS.split()
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, line ends and undecodable bytes escaped, so that printing it is safe."""
+    """Escape control characters, line ends and undecodable bytes in `text`, so that it is safe to print."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

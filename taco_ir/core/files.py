@@ -26,7 +26,7 @@ InputError, printable, QUOTED_UP_TO = errors.InputError, errors.printable, error
 T = TypeVar("T")
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
-LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of files that are not outputs
+LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of lock files and unfinished files
 KEPT = "TACO_IR_HOME says where downloads, indexes and vectors are kept"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
@@ -35,10 +35,10 @@ _LOCKS = threading.local()  # the locks that a thread holds
 
 
 def data_home() -> Path:
-    """The folder where downloads, indexes and vectors are kept: $TACO_IR_HOME, or the user's cache folder.
+    """Return the folder for downloads, indexes and vectors: $TACO_IR_HOME, or `taco_ir` in the user's cache folder.
 
     Raises:
-        InputError: if neither exists, as in a container without a user.
+        InputError: if TACO_IR_HOME is not set and the user has no cache folder and no home folder.
     """
     if given := os.environ.get("TACO_IR_HOME"):
         return Path(given)
@@ -49,12 +49,12 @@ def data_home() -> Path:
     except RuntimeError:
         home = Path()
     if home == Path(home.anchor):
-        raise InputError(f"there is no home folder (HOME is {os.environ.get('HOME')!r}); {KEPT}, set it")
+        raise InputError(f"there is no home folder (HOME is {os.environ.get('HOME')!r}); {KEPT}: set it to a folder")
     return home / ".cache" / "taco_ir"
 
 
 def in_data_home(path: Path) -> bool:
-    """Whether a file or folder is in the data home."""
+    """Return whether a file or folder is in the data home (see `data_home`)."""
     try:
         return path.absolute().is_relative_to(data_home().absolute())
     except InputError:
@@ -63,10 +63,10 @@ def in_data_home(path: Path) -> bool:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read bytes, decompressing gzip and skipping a byte order mark.
+    """Open a file for reading bytes. Gzip is decompressed, and a byte order mark at the start is skipped.
 
     Raises:
-        InputError: for a missing file, or gzip that is cut short or damaged.
+        InputError: if the file is missing, or if its gzip data are cut short or damaged.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -79,14 +79,14 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
                 source.seek(0)
             yield source
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: broken gzip ({error})") from error
+            raise InputError(f"{path}: broken gzip ({error}); get or make the file again") from error
 
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing; it appears at `path`, flushed to disk, only if the block ends without an error.
+    """Open a file for writing. It appears at `path`, flushed to disk, only if the block ends without an error.
 
-    Waits while another process is writing the same file.
+    Waits while another process writes the same file.
     """
     with exclusive(path):
         part = _unused(path)
@@ -105,9 +105,9 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces `path` only when the block ends without an error.
+    """Yield an empty temporary folder. It replaces `path` only if the block ends without an error.
 
-    Waits while another process is writing the same folder.
+    Waits while another process writes the same folder.
     """
     with exclusive(path):
         part, old = _unused(path), _unused(path)
@@ -132,10 +132,10 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def appending(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file to append to it; a later process can continue it. After an error an empty one is removed.
+    """Open an unfinished file for appending. After an error it stays for a later process, except if it is empty.
 
     Raises:
-        InputError: when another process is writing it.
+        InputError: if another process is writing the file.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with exclusive(part, wait=False), named(part), os.fdopen(os.open(part, flags, 0o666), "ab") as sink:
@@ -149,18 +149,18 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
-    """Lock `path` with a lock file beside it, so that two processes never write the same output.
+    """Lock `path` with a lock file next to it, so that two processes never write the same output.
 
-    Removes unfinished files of `path` that a killed process left.
+    Also removes unfinished versions of `path` that a killed process left.
 
     Args:
-        wait: wait until another holder releases the lock. A thread that already holds it does not wait for itself.
+        wait: wait while another process or thread holds the lock; a thread that holds it already can enter again.
 
     Raises:
-        InputError: without `wait`, if the lock is held; or if the file system has no locks.
+        InputError: if `wait` is False and the lock is held, or if the file system does not support locks.
     """
     if path.name in ("", ".."):
-        raise InputError(f"{path}: this path has no file or folder name at its end; give one")
+        raise InputError(f"{path}: this path has no file or folder name at its end; add a name")
     made = [folder for folder in path.parents if not folder.exists()]
     _make_folder_of(path)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
@@ -182,7 +182,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def _make_folder_of(path: Path) -> None:
-    """Make the folder that `path` is in. Raises: InputError for the data home, or where no folder can ever be."""
+    """Make the folder that contains `path`. Raises: InputError if this is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -194,26 +194,26 @@ def _make_folder_of(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise InputError or OSError, before any work, if `path` cannot be written or another process is writing it."""
+    """Raise InputError or OSError if `path` cannot be written, or if another process is writing it."""
     with exclusive(path, wait=False):
         pass
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder: locks that nobody holds, and the unfinished files next to them."""
+    """Remove the files that killed processes left in a folder: locks that no process holds, and unfinished outputs."""
     for lock in list(folder.rglob(f"*{LOCK}")):
         with contextlib.suppress(InputError), exclusive(lock.with_suffix(""), wait=False):
-            pass  # its end removes both
+            pass  # leaving the block removes both
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is a lock or an unfinished file, not an output."""
+    """Return whether a file is a lock file or an unfinished file, judged by its suffix."""
     return path.suffix in (LOCK, PART, BEGUN)
 
 
 @contextlib.contextmanager
 def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
-    """Hold the lock file and remove it at the end. A lock file that nobody holds was left by a killed process."""
+    """Hold the lock file and remove it at the end. A lock file that no process holds was left by a killed process."""
     from filelock import FileLock, Timeout
 
     file_lock = FileLock(lock, fallback_to_soft=False)
@@ -223,9 +223,9 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
             file_lock.acquire(blocking=False)
         except Timeout:
             if not wait:
-                message = "another process is writing it; wait for that one, or give another path"
+                message = "another process is writing it; wait for that process to end, or give another path"
                 raise InputError(f"{path}: {message}") from None
-            log.info("%s: another process is writing it; waiting for that one", path)
+            log.info("%s: another process is writing it; waiting for that process", path)
             file_lock.acquire()
     except OSError as error:
         if error.errno in NO_LOCKS:
@@ -235,7 +235,7 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
                 "write the same file; give a path on another file system"
             ) from error
         if error.errno == errno.ELOOP:
-            raise InputError(f"{lock} is a symbolic link, and lock files must not be; remove it") from error
+            raise InputError(f"{lock}: this lock file is a symbolic link; remove it") from error
         raise
     try:
         if was_there:
@@ -247,9 +247,10 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
 
 
 def discard(paths: Iterable[Path], beside: Path) -> None:
-    """Remove files and folders in this order. Each is first renamed next to `beside`, so it disappears all at once.
+    """Remove files and folders in the given order. Each path is first renamed, so that it disappears at once.
 
-    The caller holds the lock of `beside`, which is on the file system of `paths`.
+    Args:
+        beside: a path on the same file system, with a lock that the caller holds. Renamed files are put next to it.
     """
     part = _unused(beside)
     part.mkdir()
@@ -259,12 +260,12 @@ def discard(paths: Iterable[Path], beside: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    """An unpredictable name beside `path`, under which nobody can have planted a link."""
+    """Return an unpredictable name next to `path`, so that nobody can have placed a link there before."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of `path`. The caller holds its lock."""
+    """Remove unfinished versions of `path` that killed processes left. The caller holds the lock."""
     ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
     for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
         if left.is_dir() and not left.is_symlink():
@@ -275,7 +276,7 @@ def _remove_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Make errors raised while writing `part` mention `path`, whichever library raises them."""
+    """Make errors that are raised in the block name `path` instead of the temporary file `part`."""
     try:
         yield
     except InputError:
@@ -290,7 +291,7 @@ def named(path: Path, part: Path | None = None) -> Iterator[None]:
 
 
 def _find_errno(message: str) -> int | None:
-    """The errno of an error that a library reports only as text."""
+    """Return the errno of an error that a library reports only as text; None if the text has no errno."""
     if found := ERRNO_IN_TEXT.search(message):
         return int(found[1] or found[2])
     return errno.ENOSPC if SHORT_WRITE.search(message) else None
@@ -318,20 +319,20 @@ def read_json(path: Path) -> Any: ...
 @overload
 def read_json(path: Path, kind: type[T], remedy: str = "", others: bool = False) -> T: ...
 def read_json(path: Path, kind: Any = Any, remedy: str = "", others: bool = False) -> Any:
-    """Read a JSON file as the type `kind` (see core/typed.py).
+    """Read a JSON file and convert its value to the type `kind` (see core/typed.py).
 
     Args:
-        remedy: advice for the user, which ends the error message.
-        others: allow keys that the type does not have.
+        remedy: advice for the user, added to the end of an error message.
+        others: ignore keys that the type does not have, instead of refusing them.
 
     Raises:
-        InputError: naming the file and, for valid JSON, the key, its value and what is allowed.
+        InputError: for invalid JSON, or for a value of a wrong type; the message names file, key and what is allowed.
     """
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text, object_pairs_hook=_unique_keys)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # refuse half a surrogate pair here, not when it is written
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair, before it is written
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     return check_type(value, kind, str(path), remedy, others)
@@ -351,14 +352,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error})") from error
+        raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
         raise InputError(f"{path}: not valid TOML: {message[: 2 * QUOTED_UP_TO]}") from error
 
 
 def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """Read a log of JSON objects: yield each complete line as text and as the type `kind`. A missing file has no lines.
+    """Yield each complete line of a JSON lines log, as text and as the type `kind`. A missing file has no lines.
 
     Raises:
         InputError: naming the line in which a value has the wrong type.
@@ -373,10 +374,10 @@ def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
 
 
 def check_type(value: Any, kind: type[T], where: str, remedy: str = "", others: bool = False) -> T:
-    """Check `value` against the type `kind`. Raises: InputError, whose message is `where`, the fault and `remedy`."""
+    """Convert `value` to the type `kind`. Raises: InputError with the message `where`, the fault and `remedy`."""
     try:
         found: T = conform(value, kind, others=others)
-    except ValueError as error:  # a Mismatch, or what a class that checks itself raises
+    except ValueError as error:  # a Mismatch, or an error from __post_init__
         raise InputError(f"{where}: {error}{remedy and f'; {remedy}'}") from error
     return found
 

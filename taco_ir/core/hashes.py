@@ -25,19 +25,19 @@ WORTH_A_WORD = 1 << 30  # bytes that take seconds to hash
 
 
 def fingerprint(value: Any) -> str:
-    """The first 16 hex digits of the SHA-256 of `value`, written as canonical JSON."""
+    """Return the first 16 hex digits of the SHA-256 of `value`, written as canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def hash_names(*names: str | int) -> int:
-    """A number in [0, 2^64) computed from `names` in order; unlike Python's hash, it is the same in every process."""
+    """Return a number in [0, 2^64) that depends on `names` and their order, and is the same in every process."""
     spelled = "\0".join(map(str, names)).encode()
     return int.from_bytes(hashlib.blake2b(spelled, digest_size=8).digest(), "little")
 
 
 def generator(*names: str | int) -> np.random.Generator:
-    """A random generator seeded by `names`, such as a seed, a task and an epoch."""
+    """Return a random generator that is seeded by `names`, such as a seed, a task and an epoch."""
     import numpy as np
 
     return np.random.default_rng(hash_names(*names))
@@ -49,7 +49,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """The SHA-256 of a file, cached by path, size, times, inode and device."""
+    """Return the SHA-256 of a file. It is cached until the file's path, size, times, inode or device change."""
     known, asked = data_home() / "hashes" / f"{fingerprint(str(path.resolve()))}.json", time.time()
     status = _status(path)
     found = _remembered(known)
@@ -57,7 +57,7 @@ def sha256_once(path: Path) -> str:
         return str(found["sha256"])
     size = path.stat().st_size
     if size >= WORTH_A_WORD:
-        log.info("%s: %s are hashed, once", path, format_bytes(size))
+        log.info("%s: hashing %s; this is done only once", path, format_bytes(size))
     digest = sha256_file(path)
     if _status(path) == status and asked - path.stat().st_ctime > SETTLED:
         _remember(known, {"path": str(path.resolve()), "status": status, "sha256": digest})
@@ -65,26 +65,26 @@ def sha256_once(path: Path) -> str:
 
 
 class FileFacts(NamedTuple):
-    """Size and hash of a file, as manifests store them."""
+    """The size in bytes and the SHA-256 of a file, as manifests store them."""
 
     size: int
     sha256: str
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Size and hash of files in a folder, by name, in the form that manifests store."""
+    """Return the size in bytes and the SHA-256 of each file in `names`, by name, in the form for manifests."""
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
 
 def check_files(
     folder: Path, facts: Mapping[str, FileFacts], names: Iterable[str], remedy: str, anew: bool = False
 ) -> None:
-    """Raise InputError for files whose size or hash differs from what `describe_files` recorded.
+    """Raise InputError if the size or hash of a file differs from the manifest that `describe_files` made.
 
     Args:
-        facts: size and hash of each file, from a manifest.
-        names: files that the manifest must list.
-        remedy: advice for the user, which ends the error message.
+        facts: size and hash of each file, from the manifest.
+        names: files to check; the manifest must list all of them.
+        remedy: advice for the user, added to the end of an error message.
         anew: compute the hashes even if they are cached.
     """
     for name in names:
@@ -95,7 +95,7 @@ def check_files(
         if size != said.size or not path.is_file():
             raise InputError(f"{path}: it has {size} bytes, but its manifest says {abbreviate(said.size)}; {remedy}")
         found = "" if anew else sha256_once(path)
-        # what is remembered may be damaged, too
+        # the cached hash may be damaged, too
         if found != said.sha256 and (found := sha256_file(path)) != said.sha256:
             raise InputError(
                 f"{path}: it was changed (its SHA-256 is {found[:16]}, but the manifest says {said.sha256[:16]}); "
@@ -104,7 +104,7 @@ def check_files(
 
 
 def _status(path: Path) -> list[int]:
-    """What changes whenever a file is written or replaced, even if its size and modification time are kept."""
+    """Return facts of a file that change with every write, even if its size and modification time stay the same."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 

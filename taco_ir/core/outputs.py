@@ -1,4 +1,4 @@
-"""Claims outputs: decides whether an existing output is resumed, kept, replaced or refused, by how it was made."""
+"""Claims outputs: how an existing output was made decides whether it is resumed, kept, replaced or refused."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def claim_output(
     remedy: str = "--overwrite",
     wait: bool = False,
 ) -> Iterator[bool]:
-    """Claim an output for this process, and refuse to replace one that was made from something else.
+    """Lock an output for this process, and refuse to replace an output that was made differently.
 
-    An output that exists is ours if it was made from an equal `made_of`, else foreign; an empty folder does not count.
+    An existing output is "ours" if its `made_of` is equal, otherwise "foreign". An empty folder is no output.
 
     Args:
-        made_of: everything that the output depends on, as JSON.
+        made_of: everything that the output depends on, as a JSON value.
         overwrite: allow replacing a foreign output.
-        resume: the output is written in several steps, so an unfinished one with equal `made_of` is ours.
-        record: reads what the existing output was made from; keys that `made_of` lacks are ignored. If it returns None,
-            or without `record`, every existing output is foreign.
-        remedy: what the error suggests besides giving another name.
-        wait: wait while another process writes the output, instead of refusing.
+        resume: allow continuing an unfinished output that was begun with an equal `made_of`.
+        record: returns what the existing output was made from; keys that `made_of` does not have are ignored. Without
+            `record`, or if it returns None, every existing output is foreign.
+        remedy: what the error message suggests, as an alternative to another name.
+        wait: wait while another process writes the output, instead of raising an error.
 
     Yields:
-        Whether the output already exists, finished and ours.
+        True if the output exists, is finished and is ours; otherwise False.
 
     Raises:
-        InputError: for a foreign output, naming the first difference; or if another process is writing it.
+        InputError: for a foreign output, with the first difference; or if another process is writing the output.
     """
 
     def refuse_foreign() -> bool:
@@ -64,17 +64,17 @@ def claim_output(
         except BaseException:
             with contextlib.suppress(InputError, OSError):
                 refuse_foreign()
-                mark.unlink()  # nothing is there that only this command may resume
+                mark.unlink()  # nothing was written that only this command may resume
             raise
         if resume:
-            with exclusive(mark):  # sweeps what a process left that was killed while it wrote the mark
+            with exclusive(mark):  # removes a mark that a killed process left unfinished
                 mark.unlink(missing_ok=True)
 
 
 def refuse_other(
     path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite"
 ) -> None:
-    """Raise InputError if an existing output's record `found` differs from `made_of`, naming the difference."""
+    """Raise InputError, with the first difference, if `found` (what the output was made from) is not `made_of`."""
     advice = f"give another name or {remedy}"
     if not found:
         raise InputError(f"--output {path} exists, and nothing records how it was made; {advice}")
@@ -83,10 +83,10 @@ def refuse_other(
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Describes the first key of `wanted` that has another value in `found`; "" if there is none."""
+    """Describe the first key of `wanted` that has a different value in `found`; return "" if all values are equal."""
     for key, value in wanted.items():
         other = found.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that only `found` has differ too
+        if isinstance(value, Mapping) and isinstance(other, Mapping):  # keys that only `found` has count here
             if inner := first_difference(other, {**value, **dict.fromkeys(other.keys() - value.keys())}):
                 return f"{key} {inner}"
         elif other != value:

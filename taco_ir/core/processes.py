@@ -24,23 +24,23 @@ from typing import TypeVar
 
 log = logging.getLogger("taco_ir")
 T = TypeVar("T")
-PARENT = "TACO_IR_PARENT"  # environment variable: the process that started this one and waits for it
+PARENT = "TACO_IR_PARENT"  # environment variable: id of the process that started this one and waits for it
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 ENDED = 2  # exit code of a process whose parent has ended
 PACKAGE = Path(__file__).resolve().parents[1]
-CONTAINER_MEMORY = (  # files of the most that a container may take and of what it takes, in cgroups 2 and 1
+CONTAINER_MEMORY = (  # files with a container's memory limit and use, in cgroups 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-MEMORY_UNKNOWN = 4_000_000_000  # bytes that are taken for free where the system does not tell
-OURS = threading.Event()  # set where a verb is the whole process, and not a function that a program calls
+MEMORY_UNKNOWN = 4_000_000_000  # bytes assumed to be free if the system does not report them
+OURS = threading.Event()  # set if this process runs a command, not another program
 
 
 class Progress:
-    """A progress line with count, rate and time left: updated in place on a terminal, every ten seconds in a log.
+    """A progress line with count, rate and time left. A terminal shows one changing line, a log one every ten seconds.
 
     Args:
-        total: None if unknown; then no time left is shown.
+        total: number of units in all; None if unknown, and then no time left is shown.
     """
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
@@ -50,7 +50,7 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def skip(self, done: int) -> None:
-        """Count `done` units as finished earlier, by another process; they do not affect the rate."""
+        """Count the first `done` units as finished by an earlier process, so that they do not affect the rate."""
         self._skipped = done
 
     def at(self, done: int, note: str = "") -> None:
@@ -69,14 +69,14 @@ class Progress:
         print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
 
     def end(self, done: int) -> None:
-        """Set the total, which was unknown before; printed only if the progress line has already appeared."""
+        """End a line with unknown total after `done` units. Nothing is printed if the line has not appeared yet."""
         if self._shown > self._start:
             self._total = done
             self.at(done)
 
 
 def with_progress(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
-    """Yield items whose number is unknown, showing a progress line with count and rate."""
+    """Yield the given items and show a progress line with count and rate. The number of items need not be known."""
     progress, count = Progress(what, None, unit), 0
     for count, item in enumerate(items, 1):
         progress.at(count)
@@ -108,7 +108,7 @@ def timed() -> Iterator[Callable[[], float]]:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause Python's garbage collection, which wastes a third of the time on the millions of strings of a run."""
+    """Pause Python's garbage collection inside the block; it would take a third of the time to read a large run."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -119,7 +119,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def resident_memory() -> int:
-    """Resident memory of this process now, in bytes; its peak if the system does not report the current value."""
+    """Return the resident memory of this process in bytes, or its peak if the system reports only that."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -128,7 +128,7 @@ def resident_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes; 0 if the system does not report it."""
+    """Return the peak resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -137,7 +137,7 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Memory that processes can still use, in bytes: on this machine, or in this container if it has less."""
+    """Return the free memory in bytes: of this machine, or of this container if its limit leaves less."""
     free = [_number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024 or MEMORY_UNKNOWN]
     for most, used in CONTAINER_MEMORY:
         if limit := _number(Path(most), r"(\d+)"):
@@ -146,7 +146,7 @@ def free_memory() -> int:
 
 
 def _number(path: Path, pattern: str) -> int:
-    """The first number that a pattern finds in a file of the system; 0 without such a file or number."""
+    """Return the first number that a pattern finds in a system file; 0 without such a file or number."""
     try:
         found = re.search(pattern, path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -157,25 +157,25 @@ def _number(path: Path, pattern: str) -> int:
 def share_processors() -> None:
     """Let waiting OpenMP threads spin for a tenth of a millisecond, then sleep; call this before importing torch.
 
-    By default threads spin for milliseconds, which was ten times slower beside other work, such as a JVM in the same
-    process. Sleeping at once is slower on an idle machine, but better if other work keeps all processors busy: spinning
-    then takes a processor from the very thread that is waited for. Numerical results do not change, as they would if
-    the number of threads followed the load.
+    By default threads spin for milliseconds. This was ten times slower while other work ran, such as a JVM in the same
+    process. If other work keeps all processors busy, threads sleep at once, because a spinning thread would take a
+    processor from the thread that it waits for. The number of threads does not depend on the load, because that would
+    change numerical results.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "0" if _is_crowded() else "20000")
 
 
 def _is_crowded() -> bool:
-    """Whether other work kept every processor busy during the last minute."""
+    """Return whether other work kept every processor busy during the last minute."""
     try:
         return os.getloadavg()[0] >= (os.cpu_count() or 1)
-    except (OSError, AttributeError):  # a system that does not tell
+    except (OSError, AttributeError):  # the system does not report its load
         return False
 
 
 def end_with_parent() -> None:
-    """End this process when the verb that started it ends, even by kill -9, so that it does not keep holding locks."""
+    """Make this process end together with its parent process, even after kill -9, so that it releases its locks."""
     parent = int(os.environ.pop(PARENT, 0))
     if not parent:
         return
@@ -194,7 +194,7 @@ def _watch(parent: int) -> None:
 
 
 def command_line() -> str:
-    """The taco_ir command that this process runs, as one would type it; "" in a notebook or another program."""
+    """Return the taco_ir command that this process runs, as typed in a shell; "" in a notebook or another program."""
     program, words = Path(sys.argv[0]), sys.argv[1:]
     if program.name == "taco-ir":
         return shlex.join(["taco-ir", *words])
@@ -207,7 +207,7 @@ def command_line() -> str:
 
 
 def current_commit() -> str:
-    """The commit of this package's checkout, with + if files were changed; "" if installed, or without git."""
+    """Return the git commit of this package, with + if its files were changed; "" without a git checkout."""
     if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
         return ""
 

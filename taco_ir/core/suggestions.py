@@ -8,21 +8,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LISTED = 200  # characters of valid names in a message
-LONGEST = 80  # characters of a word that is compared
-BEGUN = 3  # letters by which a word that begins so is recognised
+LONGEST = 80  # characters of a word that are compared
+BEGUN = 3  # letters that are enough to recognise a known word by its beginning
 WORDS_ELSEWHERE = tomllib.loads(Path(__file__).with_name("words_elsewhere.toml").read_text(encoding="utf-8"))
 ELSEWHERE = {theirs: ours.split() for ours, words in WORDS_ELSEWHERE.items() for theirs in words.split()}
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown word: the nearest known word, or, if none is near, as many known words as fit on a line."""
+    """Return a hint for an unknown word: the nearest known word or, if no word is near, a list of known words."""
     known = list(known)
     near = nearest(word, known)
     return f"did you mean {near}?" if near else f"valid: {listed_names(known)}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that other toolkits call `word`, or that is spelled similarly or begins with it, up to dashes."""
+    """Return the known word that is spelled like `word`, or that other toolkits call `word`; None without any."""
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
     swapped = [each for each in plain if sorted(each) == sorted(asked)]  # letters
@@ -33,7 +33,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def listed_names(names: Iterable[str]) -> str:
-    """As many names as fit on a line."""
+    """Join names with commas on one line; a long list is cut and ends in "..."."""
     listed = ", ".join(names) or "none"
     return listed if len(listed) <= LISTED else f"{listed[:LISTED].rpartition(',')[0]}, ..."
 

@@ -16,7 +16,7 @@ SPLITS = ("train", "dev", "test")
 
 
 class TaskSpec(NamedTuple):
-    """A KILT task: its canonical name, what it asks for, and its other names."""
+    """A KILT task: its canonical name, its kind (such as open-domain QA), and its aliases."""
 
     name: str
     kind: str
@@ -51,21 +51,21 @@ class TopicsName(NamedTuple):
 
 
 def canonical_task(name: str) -> str:
-    """The canonical name for a KILT task's name or alias; any other name is returned unchanged."""
+    """Return the canonical name of a KILT task, given its name or an alias; other names are returned unchanged."""
     return CANONICAL.get(name.lower(), name)
 
 
 def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
-    """Resolve a task name or alias to one of `known`. Raises: InputError with the nearest name and all names."""
+    """Return the known task that a name or alias means. Raises: InputError with the nearest names and all names."""
     valid = sorted(known)
     return _pick(name if name in valid else canonical_task(name), name, valid, "task")
 
 
 def resolve_topics(name: str, known: Iterable[TopicsName]) -> TopicsName:
-    """Resolve `nq-dev`, `kilt/nq/dev` or an alias such as `zsre-dev` to one of `known`.
+    """Return the known topics that a name means, such as `nq-dev`, `kilt/nq/dev` or the alias `zsre-dev`.
 
     Raises:
-        InputError: with the nearest name and all names.
+        InputError: for an unknown name, with the nearest names and all names.
     """
     by_name = {str(topics): topics for topics in known}
     matched = TOPICS.fullmatch(name)

@@ -13,9 +13,9 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 # Unicode's blocks of combining marks
 ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
-# answers that are no spans of text, as normalised
+# normalised answers that are not spans of a text
 VERDICTS = frozenset(("yes", "no", "true", "false", "supports", "refutes", "not enough info"))
-SHORTEST_ANSWER = 3  # letters and digits of an answer worth looking for; any text holds shorter ones
+SHORTEST_ANSWER = 3  # letters and digits that an answer needs; shorter answers occur in any text
 SHORTEST_MARKED = 3  # letters of a word worth marking
 STOPWORDS = frozenset(
     WORD.findall("the and for are was were who what when where which that this with from has have had how does did")
@@ -23,19 +23,19 @@ STOPWORDS = frozenset(
 
 
 def normal_answer(text: str) -> str:
-    """An answer normalised as in SQuAD and KILT: lower case, without ASCII punctuation, articles, extra white space."""
+    """Normalise an answer as SQuAD and KILT do: lower case, no ASCII punctuation, no articles, single spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def normalised(text: str) -> str:
-    """The words of a text in lower case, without accents and punctuation, with a space before and after each."""
+    """Return the words of a text in lower case, without accents and punctuation, with one space around each word."""
     if not text.isascii():
         text = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
     return f" {' '.join(ALPHANUMERIC.findall(text.casefold()))} "
 
 
 def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
-    """Normalised answers worth searching in texts: no verdicts (yes, SUPPORTS), none below SHORTEST_ANSWER letters."""
+    """Normalise answers to search for in texts; verdicts (yes, SUPPORTS) and very short answers are left out."""
     texts = dict.fromkeys(map(normalised, answers))
     return tuple(
         text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
@@ -43,7 +43,7 @@ def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("*", "*")) -> str:
-    """About `width` characters of `text` around most of the query's words, with these words put between `marks`."""
+    """Cut out about `width` characters of `text` with most of the query's words, and enclose these in `marks`."""
     wanted = {word for word in WORD.findall(query.lower()) if len(word) >= SHORTEST_MARKED and word not in STOPWORDS}
     text = " ".join(text.split())
     found = [match for match in WORD.finditer(text) if match.group().lower() in wanted]
@@ -60,7 +60,7 @@ def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("
 
 
 def _end(text: str, start: int, width: int) -> int:
-    """The last end of a word within `width` of `start`; that of the first word where it is longer."""
+    """Return where the last word ends that fits into `width` characters from `start`; a longer first word is kept."""
     if start + width >= len(text):
         return len(text)
     if (blank := text.rfind(" ", start, start + width + 1)) < 0:
@@ -69,7 +69,7 @@ def _end(text: str, start: int, width: int) -> int:
 
 
 def _best_start(found: list[re.Match[str]], width: int) -> int:
-    """Where the window with most distinct words begins; 0 when the first window is as good as any."""
+    """Return where the window with the most distinct words begins; 0 if the first window is as good as any other."""
     best, start = -1, 0
     for i, first in enumerate(found):
         words = {match.group().lower() for match in found[i:] if match.end() <= first.start() + width}

@@ -24,20 +24,19 @@ LISTS, TABLES = (list, tuple), (dict, Mapping)
 
 
 class Mismatch(ValueError):
-    """A value has the wrong type; the message names the key, the value and what is allowed."""
+    """Raised for a value of the wrong type. The message names the key, the value and what is allowed."""
 
 
 def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
-    """Convert `value` to the type `kind`: objects to dataclasses or NamedTuples, and lists to tuples if the type says
-    so.
+    """Convert `value` to the type `kind`, for example a JSON object to a dataclass, or a list to a tuple.
 
     Args:
-        key: where the value stands, for messages.
-        others: allow keys that the type does not have; they are left out.
+        key: the value's key in the file, for error messages.
+        others: ignore keys that the type does not have, instead of refusing them.
 
     Raises:
-        Mismatch: naming key, value and what is allowed.
-        ValueError: what a class that checks itself (`__post_init__`) raises.
+        Mismatch: for a value of a wrong type, naming key, value and what is allowed.
+        ValueError: if the `__post_init__` of a dataclass raises one.
     """
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
@@ -118,7 +117,7 @@ def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any
 
 @cache
 def _keys(kind: Any) -> tuple[dict[str, Any], list[str]]:
-    """The types of a record's keys, and the keys without a default. A class that checks itself takes any type."""
+    """Return the type of each field, and the fields without a default. With `__post_init__`, every type is Any."""
     hints = get_type_hints(kind, include_extras=True)
     if is_dataclass(kind):
         every = {each.name: Any if hasattr(kind, "__post_init__") else hints[each.name] for each in fields(kind)}
@@ -138,9 +137,9 @@ def _refused(value: Any, allowed: str, key: str) -> Mismatch:
 
 
 def abbreviate(value: Any) -> str:
-    """A value as error messages show it: on one line, cut if it is long."""
+    """Format a value for an error message: on one line, and cut if it is long."""
     try:
         text = repr(value) if isinstance(value, str | float | None) else reprlib.repr(value)
-    except ValueError:  # a number of more digits than Python prints
+    except ValueError:  # a number with more digits than Python prints
         text = "a number of too many digits"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

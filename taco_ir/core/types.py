@@ -18,7 +18,7 @@ ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
 
 
 class Passage(NamedTuple):
-    """The unit of retrieval; `page` is the Wikipedia page that the passage belongs to."""
+    """A passage, which is the unit of retrieval. `page` is the id of the page that the passage belongs to."""
 
     docid: str
     page: str
@@ -27,26 +27,26 @@ class Passage(NamedTuple):
 
 
 def run_id(record_id: str) -> str:
-    """A query id as run files write it: with `_` for white space, since white space separates the columns."""
+    """Return a query id in the form for run files, where white space separates columns: it is replaced by `_`."""
     return "_".join(record_id.split())
 
 
 class EvidenceSet(NamedTuple):
-    """Pages, and passages if these were judged, that together support an answer; without repeats, in given order."""
+    """A set of evidence: the pages, and the passages if they were judged, that together support an answer."""
 
     pages: tuple[str, ...]
     passages: tuple[str, ...]
 
 
 class Query(NamedTuple):
-    """A query with its gold, from one record of a topics file.
+    """A query with its gold (right pages, passages and answers), from a record of a topics file.
 
     Attributes:
-        qid: the record's id as run files write it (see `run_id`).
-        evidence: every distinct evidence set.
+        qid: the query id in the form for run files (see `run_id`).
+        evidence: the evidence sets, without repeats.
         meta: the record's meta field.
-        record_id: the original id, as KILT files have it.
-        grades: relevance grades by docid; a grade above 0 is relevant, others are judged but not relevant.
+        record_id: the id in the KILT file, which may contain white space.
+        grades: relevance grades by docid; a grade above 0 means relevant, other grades mean judged but not relevant.
         negatives: docids of hard negatives, hardest first, if the topics have any.
     """
 
@@ -62,17 +62,17 @@ class Query(NamedTuple):
 
     @property
     def gold_passages(self) -> tuple[str, ...]:
-        """Passages that any evidence set names, each once."""
+        """The docids of the passages in all evidence sets, without repeats."""
         return tuple(dict.fromkeys(docid for each in self.evidence for docid in each.passages))
 
     @property
     def gold_pages(self) -> tuple[str, ...]:
-        """Pages that any evidence set names, each once."""
+        """The ids of the pages in all evidence sets, without repeats."""
         return tuple(dict.fromkeys(page for each in self.evidence for page in each.pages))
 
     @property
     def plain_text(self) -> str:
-        """The text without entity marks, which is what Pyserini's KILT reader passes to a retriever."""
+        """The text without entity marks such as [START_ENT], as Pyserini's KILT reader passes it to a retriever."""
         text = self.text
         for mark in ENTITY_MARKS:
             text = text.replace(mark, "")
@@ -80,7 +80,7 @@ class Query(NamedTuple):
 
 
 class Encoder(Protocol):
-    """The interface of a model for indexing and search: texts in, vectors out."""
+    """The interface of a model that encodes queries and passages as vectors, for indexing and search."""
 
     passage_template: str
     dim: int
@@ -97,14 +97,14 @@ class Encoder(Protocol):
 
 
 def refuse_text(given: object, what: str, example: str = "[{}]") -> None:
-    """Raise InputError for a single text instead of a sequence, which would be read letter by letter."""
+    """Raise InputError if `given` is a single text, not a sequence of texts: its letters would count as texts."""
     if isinstance(given, str | bytes):
         such = example.format(repr(given[:40]))
         raise InputError(f"{given[:200]!r} is a single text; give a list of {what}, such as {such}")
 
 
 class Names(Sequence[str]):
-    """A sequence of docids stored as one string, using a few bytes each; it is split only when read."""
+    """A sequence of docids that is stored as one string to save memory, and split only when it is read."""
 
     __slots__ = ("_count", "_text")
 
@@ -113,14 +113,14 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Sequence[str]:
-        """Store names compactly, or as a list if one of them contains a newline, as pages of KILT files may."""
+        """Store names as one string, or as a list if a name contains a newline (possible for page ids of KILT)."""
         if isinstance(names, Names):
             return names
         text = "\n".join(names)
         return cls(text, len(names)) if text.count("\n") == max(len(names) - 1, 0) else list(names)
 
     def places(self, wanted: Iterable[str]) -> dict[str, int]:
-        """The position of each wanted name that is present; faster than searching one by one."""
+        """Return the position of each wanted name; names that the sequence does not contain are left out."""
         text, found = f"\n{self._text}\n" if self._count else "", {}
         for name in wanted:
             if (at := text.find(f"\n{name}\n")) >= 0 and "\n" not in name:
@@ -179,7 +179,7 @@ class Ranking(NamedTuple):
 
 
 def to_frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
-    """Columns of equal length as a pandas DataFrame. Raises: InputError if pandas is not installed."""
+    """Make a pandas DataFrame of columns of equal length. Raises: InputError if pandas is not installed."""
     try:
         import pandas
     except ImportError as error:
@@ -188,11 +188,11 @@ def to_frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
 
 
 class Run(NamedTuple):
-    """The rankings of a system, by query id.
+    """A run: the ranking that a system gives for each query, by query id.
 
     Attributes:
-        level: whether the docids are passages ("passage") or pages ("page", as in KILT files).
-        answers: by query id, if a KILT file has any.
+        level: "passage" if the docids belong to passages, "page" if they are page ids, as in KILT files.
+        answers: answers by query id; empty if the run has none.
 
     Examples:
         >>> run = taco_ir.Run({"q1": taco_ir.Ranking.of(["d1", "d2"], [0.5, 0.75])})
@@ -207,7 +207,7 @@ class Run(NamedTuple):
     answers: Mapping[str, str] = {}
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame with a row for each hit: query, rank, docid, score. Raises: InputError without pandas."""
+        """Return a DataFrame with a row for each hit: query, rank, docid, score. Raises: InputError without pandas."""
         found = self.rankings.items()
         return to_frame(
             {
@@ -219,12 +219,12 @@ class Run(NamedTuple):
         )
 
     def top(self, hits: int) -> Run:
-        """The best hits of each query."""
+        """Return the run with only the best `hits` hits of each query."""
         return self._replace(rankings={qid: ranking.top(hits) for qid, ranking in self.rankings.items()})
 
     @property
     def tied_share(self) -> float:
-        """The share of neighbouring hits with equal scores."""
+        """The fraction of neighbouring hits in the rankings that have equal scores."""
         pairs = sum(max(len(ranking.scores) - 1, 0) for ranking in self.rankings.values())
         tied = sum(int(np.sum(ranking.scores[:-1] == ranking.scores[1:])) for ranking in self.rankings.values())
         return tied / pairs if pairs else 0.0

@@ -178,12 +178,12 @@ def test_the_second_writer_waits_for_the_first_and_says_so(
         ended.append("second")
     thread.join()
     assert ended == ["first", "second"] and names(tmp_path) == ["x"]
-    assert caplog.messages == [f"{path}: another process is writing it; waiting for that one"]
+    assert caplog.messages == [f"{path}: another process is writing it; waiting for that process"]
 
 
 def test_who_may_not_wait_is_refused(tmp_path: Path) -> None:
     def second() -> None:
-        said = f"^{tmp_path / 'x'}: another process is writing it; wait for that one"
+        said = f"^{tmp_path / 'x'}: another process is writing it; wait for that process to end"
         with pytest.raises(InputError, match=said), exclusive(tmp_path / "x", wait=False):
             pass
         refused.append(1)
@@ -213,7 +213,7 @@ def test_nothing_is_written_through_a_link(
             with write(path):
                 pass
         except InputError as error:
-            assert end == ".lock" and str(error) == f"{link} is a symbolic link, and lock files must not be; remove it"
+            assert end == ".lock" and str(error) == f"{link}: this lock file is a symbolic link; remove it"
         else:
             assert end != ".lock"
         assert link.is_symlink() and victim.read_text() == "all of it"

@@ -38,7 +38,7 @@ def test_without_a_home_folder_it_is_said_what_to_set(home: str | None, monkeypa
         monkeypatch.setenv("HOME", home)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user who is in no list, as in containers
     with pytest.raises(
-        InputError, match=r"^there is no home folder \(HOME is .*\); TACO_IR_HOME says where .*, set it$"
+        InputError, match=r"^there is no home folder \(HOME is .*\); TACO_IR_HOME says where .*: set it to a folder$"
     ):
         data_home()
     assert not in_data_home(Path("/x"))
