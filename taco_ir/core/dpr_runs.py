@@ -3,7 +3,7 @@
 [{"question": "who ...", "answers": ["..."], "ctxs": [{"id": "1#0", "title": "...", "text": "...", "score": "81.2",
 "has_answer": true}]}]
 
-Questions have no ids, so a run can be read only together with its topics, whose query texts must match.
+Questions have no ids, so a run can be read only together with its topics: each question must be the text of a query.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from taco_ir.core.types import Passage, Query, Ranking, Run
 
 CHUNK = 1 << 20
 SHOWN = 80  # characters of a record in a message
-BETWEEN = re.compile(r"[\s,]*")  # records of a list
+BETWEEN = re.compile(r"[\s,]*")  # what separates the records of a list
 
 
 def json_list(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the objects of a JSON list one by one, with memory that does not depend on the file's size.
+    """Yield the objects of a JSON list one by one, so that memory does not depend on the size of the file.
 
     Raises:
-        InputError: for a file that is not a list of objects, or is cut short.
+        InputError: if the file is not a list of objects, or is cut short.
     """
     decoder, pieces = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("replace")
     text, begun = "", False
@@ -51,8 +51,8 @@ def json_list(path: Path) -> Iterator[dict[str, Any]]:
                 try:
                     record, end = decoder.raw_decode(text, place)
                 except json.JSONDecodeError:
-                    break  # the rest of it is in the next chunk
-                except (RecursionError, ValueError) as error:  # lists or numbers without end
+                    break  # the rest of the record is in the next chunk
+                except (RecursionError, ValueError) as error:  # deeply nested lists, or numbers that are too long
                     raise InputError(
                         f"{path}: JSON nested too deeply, or a number too long, at "
                         f"{abbreviate(text[place : place + SHOWN])}"
@@ -82,16 +82,16 @@ def _after_blanks(text: str, place: int) -> int:
 
 
 def is_dpr_run(path: Path) -> bool:
-    """Whether a file begins as a JSON list."""
+    """Return whether a file begins with `[`, as DPR's retrieval output does."""
     return path.is_file() and next(numbered_lines(path), (0, ""))[1].lstrip().startswith("[")
 
 
 def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
-    """Read DPR's retrieval output; queries are found by their texts.
+    """Read DPR's retrieval output as a run. Each question belongs to the query with the same text.
 
     Raises:
-        InputError: naming the record, if its question is not among the queries or appears twice, or if a context lacks
-            an id or a finite score.
+        InputError: naming the record, if its question is not among the queries or appears twice, or if a context has no
+            id or no finite score.
     """
     qids = {query.text: query.qid for query in queries}
     rankings: dict[str, Ranking] = {}
@@ -101,7 +101,7 @@ def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
             question, contexts = record.get("question"), record.get("ctxs")
             if not isinstance(question, str) or not isinstance(contexts, list):
                 raise InputError(
-                    f"{where}: {abbreviate(str(record))} has no question and ctxs, which DPR's output needs"
+                    f"{where}: {abbreviate(str(record))} has no question and ctxs; DPR's output needs both"
                 )
             if (qid := qids.get(question.strip())) is None:
                 raise InputError(
@@ -111,13 +111,13 @@ def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
                 raise InputError(f"{where}: question {abbreviate(question)} appears twice; each may appear once")
             hits = [_hit(context, where) for context in contexts]
             if len({docid for docid, _ in hits}) < len(hits):
-                raise InputError(f"{where}: question {abbreviate(question)} lists a passage twice")
+                raise InputError(f"{where}: question {abbreviate(question)} lists a passage twice; list it once")
             rankings[qid] = Ranking.of([docid for docid, _ in hits], [score for _, score in hits])
     return Run(rankings)
 
 
 def _hit(context: Any, where: str) -> tuple[str, float]:
-    """Docid and score of a context; scores are texts or numbers."""
+    """Return docid and score of a context; the score may be a text or a number."""
     docid = context.get("id", context.get("passage_id")) if isinstance(context, dict) else None
     try:
         score = float(context["score"])
@@ -129,13 +129,13 @@ def _hit(context: Any, where: str) -> tuple[str, float]:
 
 
 def write_dpr(run: Run, queries: Sequence[Query], passages: Mapping[str, Passage], path: Path) -> None:
-    """Write DPR's retrieval output, one record per query in topic order.
+    """Write a run as DPR's retrieval output, with one record per query, in the order of `queries`.
 
-    `has_answer` tells whether the passage's text contains an answer as whole words, in lower case and without
-    punctuation and articles. Differs: DPR's own tokenisation keeps punctuation and articles.
+    `has_answer` is true if the passage's text contains an answer as whole words. Both are compared in lower case,
+    without punctuation and articles. Differs: DPR's own tokenisation keeps punctuation and articles.
 
     Args:
-        passages: every passage of the run by docid.
+        passages: all passages of the run, by docid.
     """
     with writing(path, "wb") as sink:
         for place, query in enumerate(queries):

@@ -1,6 +1,6 @@
 """Reads TREC and MS MARCO run files column by column, using only a few bytes of memory per hit.
 
-Blocks of regular lines are parsed with numpy. All other blocks are parsed line by line, so errors can name the line.
+Blocks of regular lines are parsed with numpy. Other blocks are parsed line by line, so that errors can name the line.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy.typing as npt
 from taco_ir.core.files import InputError, reading
 
 BLOCK = 1 << 20
-LONGEST_ID = 256  # bytes of a query id; blocks with a longer one are read line by line
-PIECES = 16  # pieces of a query's hits that are joined at once, in a file whose lines are unordered
+LONGEST_ID = 256  # bytes of a query id; blocks with a longer id are read line by line
+PIECES = 16  # a query's hits are joined after so many pieces, if a file is not sorted by query
 DIGITS = 15  # digits of a number that float64 holds exactly
 POWERS = 10.0 ** np.arange(DIGITS + 3)
 NEWLINE, RETURN, BLANK = 10, 13, 32
 WORD = 8
-# masks of a word's first letters
+# masks for the first 0 to 8 letters of a word
 FIRST_LETTERS = np.array([(1 << 8 * count) - 1 for count in range(WORD + 1)], dtype=np.uint64)
 # control characters, some of which are white space to Python
 UNUSUAL = bytes(sorted({*range(BLANK)} - {9, NEWLINE, RETURN}))
@@ -35,12 +35,13 @@ Values = npt.NDArray[np.float64]
 
 
 class Layout(NamedTuple):
-    """A run format: the columns of query id, docid and score or rank, and which numbers are allowed.
+    """A format of run files: which columns hold query id, docid and score or rank, and which numbers are allowed.
 
     Attributes:
-        fields: splits a line into columns.
-        rule: description of the numbers that `allowed` accepts.
-        sign: -1 if the smallest number is the best.
+        qid, docid, ordered_by: positions of columns, from 0; `ordered_by` is the column of the score or rank.
+        fields: function that splits a line into columns.
+        rule: description of the numbers that `allowed` accepts, for error messages.
+        sign: -1 if the smallest number is the best, otherwise 1.
     """
 
     name: str
@@ -59,17 +60,17 @@ class Layout(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Hits of one query: docids separated by newlines, and their scores or ranks."""
+    """The hits of one query: docids separated by newlines, and their scores or negative ranks."""
 
     docids: str
     values: Values
 
 
 def read_columns(path: Path, layout: Layout) -> Iterator[tuple[str, Hits]]:
-    """Yield each query id with all its hits in file order; ids come in the order of their first lines.
+    """Yield each query id with all its hits in file order. Query ids come in the order in which they first appear.
 
     Raises:
-        InputError: naming file and line for a wrong number of columns, a bad number, or bytes that are not UTF-8.
+        InputError: naming file and line, for a wrong number of columns, a bad number, or bytes that are not UTF-8.
     """
     found: dict[str, list[Hits]] = {}
     for number, block in _blocks(path):
@@ -89,7 +90,7 @@ def _joined(pieces: list[Hits]) -> Hits:
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Blocks of complete lines, each with the number of its first line."""
+    """Yield blocks of complete lines, each with the number of its first line."""
     number = 1
     with reading(path) as source:
         while block := source.read(BLOCK):
@@ -101,7 +102,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _by_line(path: Path, number: int, block: bytes, layout: Layout) -> Iterator[tuple[str, Hits]]:
-    """As `_plain`, for any block. Raises: InputError naming the line that is wrong."""
+    """Like `_plain`, but for any block and slower. Raises: InputError naming the line that is wrong."""
     for row, line in decoded_lines(path, number, block.split(b"\n")):
         fields = layout.fields(line)
         if len(fields) != layout.width:
@@ -126,7 +127,7 @@ def _number(text: str | bytes) -> float:
 
 
 def decoded_lines(path: Path, number: int, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Non-blank lines with their numbers, counted from `number`. Raises: InputError for a line that is not UTF-8."""
+    """Yield non-blank lines with line numbers from `number` on. Raises: InputError for a line that is not UTF-8."""
     for row, raw in enumerate(lines, number):
         try:
             line = raw.decode("utf-8")
@@ -138,7 +139,7 @@ def decoded_lines(path: Path, number: int, lines: Iterable[bytes]) -> Iterator[t
 
 
 def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
-    """Hits of each group of lines of one query, parsed with numpy; None if any line needs the slower parser."""
+    """Parse a block with numpy: the hits of each query's lines in a row. None if any line needs the slower parser."""
     if len(block.translate(None, UNUSUAL)) != len(block) or not _has_plain_blanks(block):
         return None
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
@@ -168,7 +169,7 @@ def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
 
 
 def _changes(block: bytes, starts_R: Places, lengths_R: Places) -> npt.NDArray[np.bool_]:
-    """Whether each cell differs from the one before it, compared eight bytes at a time."""
+    """Return for each cell but the first whether it differs from the cell before, compared eight bytes at a time."""
     words: npt.NDArray[np.uint64] = np.ndarray(len(block), dtype="<u8", buffer=block + bytes(WORD), strides=(1,))
     changes: npt.NDArray[np.bool_] = lengths_R[1:] != lengths_R[:-1]
     for offset in range(0, int(lengths_R.max()), WORD):
@@ -179,7 +180,7 @@ def _changes(block: bytes, starts_R: Places, lengths_R: Places) -> npt.NDArray[n
 
 
 def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
-    """The numbers in cells, equal to those of `float` but much faster for few digits; NaN for what is no number."""
+    """Parse numbers in cells exactly like `float`, but much faster if they have few digits; NaN for other texts."""
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
     lengths_R = ends_R - starts_R
     negative_R = letters[starts_R] == ord("-")
@@ -207,7 +208,7 @@ def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
 
 
 def _has_plain_blanks(block: bytes) -> bool:
-    """Whether the bytes are UTF-8 without non-ASCII white space."""
+    """Return whether the bytes are UTF-8 without non-ASCII white space."""
     if block.isascii():
         return True
     try:
@@ -218,7 +219,7 @@ def _has_plain_blanks(block: bytes) -> bool:
 
 
 def _one_line_each(letters: Bytes, ends_R: Places) -> bool:
-    """Whether each row ends its line, and no line is blank."""
+    """Return whether each row ends with its line, and no line is blank."""
     after = letters[ends_R]
     returns = after == RETURN
     after = np.where(returns, letters[np.minimum(ends_R + 1, len(letters) - 1)], after)
@@ -226,7 +227,7 @@ def _one_line_each(letters: Bytes, ends_R: Places) -> bool:
 
 
 class _Cells(NamedTuple):
-    """A column's texts, a newline after each; `ends[row]` is where the next row begins."""
+    """The texts of a column, each followed by a newline; `ends[row]` is where the next row begins."""
 
     text: bytes
     ends: Places

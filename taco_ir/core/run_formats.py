@@ -19,13 +19,13 @@ from taco_ir.core.run_columns import Layout, decoded_lines, read_columns
 from taco_ir.core.types import Names, Query, Ranking, Run, run_id
 
 TREC_FIELDS = 6
-LAST_RANK = 1 << 24  # float32 tells whole numbers apart up to here
+LAST_RANK = 1 << 24  # up to here, float32 can hold every whole number
 page_id = itemgetter("wikipedia_id")
 PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
 
 def _trec_fields(line: str) -> list[str]:
-    """The columns of a line; a query id may hold spaces, as KILT's do."""
+    """Split a line into columns; a query id may contain spaces, as in KILT."""
     fields = line.split()
     if len(fields) > TREC_FIELDS and fields[-TREC_FIELDS + 1] == "Q0":
         fields = [run_id(" ".join(fields[: -TREC_FIELDS + 1])), *fields[-TREC_FIELDS + 1 :]]
@@ -48,9 +48,9 @@ MSMARCO = Layout("an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _are_r
 
 
 def read_run(path: Path) -> Run:
-    """Read a run in KILT's, MS MARCO's or TREC's format, recognised by its first line.
+    """Read a run file in KILT's, MS MARCO's or TREC's format.
 
-    A JSON object is KILT, three columns are MS MARCO, anything else is TREC.
+    If the first line is a JSON object, the format is KILT; if it has three columns, MS MARCO; otherwise TREC.
     """
     _, line = next(numbered_lines(path), (0, ""))
     if line.lstrip().startswith("{"):
@@ -60,26 +60,26 @@ def read_run(path: Path) -> Run:
     if len(line.split()) == 1 and line.count(",") == TREC.width - 1:
         raise InputError(f"{path}, line 1: columns separated by commas; a TREC run separates them by spaces or tabs")
     if len(line.split()) == MSMARCO.width:
-        log.info("%s: read as %s; its scores are minus the ranks", path, MSMARCO.name)
+        log.info("%s: read as %s; the scores are the negative ranks", path, MSMARCO.name)
         return read_msmarco(path)
     return read_trec(path)
 
 
 def read_trec(path: Path) -> Run:
-    """Read a TREC run. The rank column is ignored, as trec_eval does; the function `run_id` normalises query ids.
+    """Read a TREC run. As in trec_eval, the rank column is ignored. Spaces in query ids become `_` (see `run_id`).
 
     Raises:
-        InputError: naming file and line for a wrong number of columns, a score that is not a finite number, a docid
+        InputError: naming file and line, for a wrong number of columns, a score that is not a finite number, a docid
             that appears twice for one query, or bytes that are not UTF-8.
     """
     return _read(path, TREC)
 
 
 def read_msmarco(path: Path) -> Run:
-    """Read an MS MARCO run, `qid docid rank`; scores are minus the ranks.
+    """Read an MS MARCO run with the columns `qid docid rank`. The scores are the negative ranks.
 
     Raises:
-        InputError: as `read_trec`; also for a rank that is not a whole number from 1, or appears twice for a query.
+        InputError: as in `read_trec`; also if a rank is not a whole number from 1, or appears twice for a query.
     """
     run = _read(path, MSMARCO)
     for qid, ranking in run.rankings.items():
@@ -100,7 +100,7 @@ def _read(path: Path, layout: Layout) -> Run:
 
 
 def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
-    """Raise InputError naming the line that repeats a docid of `qid`."""
+    """Raise InputError that names the line in which a docid of the query `qid` is repeated."""
     seen = set()
     for number, line in numbered_lines(path):
         fields = layout.fields(line)
@@ -114,11 +114,7 @@ def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Non-blank lines of a plain or gzip file with their numbers, counted from 1.
-
-    Raises:
-        InputError: if the file is missing, not UTF-8, or gzip that is damaged.
-    """
+    """Yield the non-blank lines of a plain or gzip file with line numbers from 1. Raises: InputError if unreadable."""
     with reading(path) as source:
         yield from decoded_lines(path, 1, source)
 
@@ -126,12 +122,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_kilt(path: Path) -> Run:
     """Read a KILT run: a JSON line `{"id", "output": [{"answer", "provenance": [{"wikipedia_id"}, ...]}]}` per query.
 
-    Pages keep their order and get scores -1, -2, ...; a repeated page counts once, at its first place. An output
-    without provenance means a query without hits, and one with an empty answer a query without an answer.
+    Pages keep their order and get the scores -1, -2, and so on. If a page is repeated, only its first place counts. A
+    query may have no provenance (then it has no hits), and an empty answer (then it has no answer).
 
     Raises:
-        InputError: naming the line, if it is not a JSON object, has no id or a repeated one, does not have exactly one
-            output, or has provenance without a wikipedia_id.
+        InputError: naming the line, if it is not a JSON object, if its id is missing or repeated, if it does not have
+            exactly one output, or if an entry of provenance has no wikipedia_id.
     """
     rankings: dict[str, Ranking] = {}
     answers: dict[str, str] = {}
@@ -151,7 +147,7 @@ def read_kilt(path: Path) -> Run:
 
 
 def _parse_record(line: str) -> tuple[str, dict[str, None], str]:
-    """Query id, pages (best first, each once) and answer ("" where there is none) of a record."""
+    """Return query id, pages (best first, without repeats) and answer ("" for none) of a record."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -169,7 +165,7 @@ def _parse_record(line: str) -> tuple[str, dict[str, None], str]:
         raise InputError(f"query {qid!r} has output {given}; it must be an object with a list `provenance`")
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
-    except (TypeError, KeyError):  # numbers for ids, or an entry without one
+    except (TypeError, KeyError):  # an id is a number, or is missing
         ids = [entry.get("wikipedia_id") if isinstance(entry, dict) else None for entry in provenance]
         pages = dict.fromkeys(map(_id_text, ids))
     if "" in pages:
@@ -179,12 +175,15 @@ def _parse_record(line: str) -> tuple[str, dict[str, None], str]:
 
 
 def _id_text(value: Any) -> str:
-    """An id as text without white space around it; empty where it is neither text nor number."""
+    """Return an id as text without white space around it; "" if it is neither a text nor a whole number."""
     return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
 def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of: PageOf, tag: str) -> None:
-    """Write a run of passages in the form trec, msmarco or kilt; for kilt its passages become pages."""
+    """Write a run of passages in the format `form`: "trec", "msmarco" or "kilt".
+
+    For "kilt", `page_of` turns docids into pages. For "trec", `tag` is the name of the system in the last column.
+    """
     if form == "kilt":
         write_kilt(page_run(run, page_of), queries, path)
     elif form == "trec":
@@ -194,12 +193,12 @@ def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of
 
 
 def format_score(score: np.float32) -> str:
-    """The shortest decimal number that is read back as the same float32."""
+    """Return the shortest decimal number that is read back as the same float32."""
     return np.format_float_positional(score, unique=True, trim="0")
 
 
 def write_trec(run: Run, path: Path, tag: str) -> None:
-    """Write `qid Q0 docid rank score tag` lines, best first."""
+    """Write a TREC run: lines `qid Q0 docid rank score tag`, with the best hit of each query first."""
     tag = "_".join(tag.split())  # white space separates columns
     with writing(path) as sink:
         for qid, ranking in run.rankings.items():
@@ -208,23 +207,23 @@ def write_trec(run: Run, path: Path, tag: str) -> None:
 
 
 def write_msmarco(run: Run, path: Path) -> None:
-    """Write `qid<TAB>docid<TAB>rank` lines, best first."""
+    """Write an MS MARCO run: lines `qid<TAB>docid<TAB>rank`, with the best hit of each query first."""
     with writing(path) as sink:
         for qid, ranking in run.rankings.items():
             sink.writelines(f"{qid}\t{docid}\t{rank}\n" for rank, docid in enumerate(ranking.docids, 1))
 
 
 def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
-    """Write one KILT record per query, in topic order; a query without hits gets an empty provenance.
+    """Write a KILT run: one record per query, in the order of `queries`. A query without hits has empty provenance.
 
     Args:
-        run: a run of pages (see `page_run` to convert passages). If it has answers, they are written too.
+        run: a run of pages (`page_run` converts a run of passages). Its answers, if any, are written too.
 
     Raises:
-        InputError: where the run has a topic that is not among the queries.
+        InputError: if the run has a query that is not among `queries`.
     """
     if run.level != "page":
-        raise ValueError(f"a KILT run is of pages, this one is of level {run.level!r}")
+        raise ValueError(f"a KILT run needs pages, but the level of this run is {run.level!r}; convert it by page_run")
     missing_topics(run, queries)
     with writing(path, "wb") as sink:
         for query in queries:
@@ -237,10 +236,10 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
 
 
 def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
-    """The query ids without a ranking in the run, in topic order.
+    """Return the ids of the queries that have no ranking in the run, in the order of `queries`.
 
     Raises:
-        InputError: where the run has topics that are not among the queries: it belongs to other topics.
+        InputError: if the run has a query that is not among `queries`, because then it belongs to other topics.
     """
     known: Mapping[str, None] = dict.fromkeys(query.qid for query in queries)
     if unknown := [qid for qid in run.rankings if qid not in known]:
@@ -252,10 +251,10 @@ def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
 
 
 def page_run(run: Run, page_of: PageOf) -> Run:
-    """The run with pages instead of passages: each query's pages, best first, without repeats.
+    """Convert a run of passages to a run of pages: the pages of each query's hits, best first, without repeats.
 
     Args:
-        page_of: returns the pages of docids; called once, or not at all if the run is already of pages.
+        page_of: returns the page of each docid. It is called once, or not at all if the run already has pages.
 
     Raises:
         InputError: naming the first docid that `page_of` does not know.
@@ -266,7 +265,7 @@ def page_run(run: Run, page_of: PageOf) -> Run:
 
 
 def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield query ids, each with its pages in the order of `page_run`."""
+    """Yield each query id with the pages of its hits, best first, without repeats."""
     if run.level == "page":
         yield from ((qid, ranking.docids) for qid, ranking in run.rankings.items())
         return
@@ -279,13 +278,13 @@ def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]
 
 
 def rank_pages(pages: Collection[str]) -> Ranking:
-    """A ranking of pages in the given order, with scores -1, -2, ..., since KILT runs have an order but no scores."""
+    """Make a ranking of pages in the given order. KILT runs have no scores, so these are -1, -2, and so on."""
     return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
 
 
 @cache
 def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
-    """-1 ... -hits; one array, not writable, for all rankings of a length."""
+    """Return the scores -1 to -hits, as one array for all rankings of this length, so it is not writable."""
     scores_K = -np.arange(1, hits + 1, dtype=np.float32)
     scores_K.flags.writeable = False
     return scores_K

@@ -57,7 +57,7 @@ def _is_table(value: Any, test: Callable[[Any], bool]) -> bool:
     return isinstance(value, Mapping) and all(_is_text(key) and test(entry) for key, entry in value.items())
 
 
-# by annotation: its name in messages, whether a value read from TOML or JSON is of it, and how it is stored
+# for each annotation: its name in messages, a test for values from TOML or JSON, and how a value is stored
 KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     bool: ("true or false", lambda value: type(value) is bool, bool),
     int: ("a whole number", lambda value: type(value) is int, int),
@@ -102,7 +102,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 class Only(NamedTuple):
-    """When a setting has an effect: in words, and as a test of all settings."""
+    """When a setting has an effect: `goes_with` describes the condition, `acts` tests it on all settings."""
 
     goes_with: str
     acts: Callable[[Any], bool]
@@ -112,7 +112,7 @@ class Settings:
     """Base class of settings: checks every value and converts it to the annotated type.
 
     Raises:
-        InputError: naming key, value and what is allowed.
+        InputError: for a value that is not allowed, naming key, value and what is allowed.
     """
 
     def __post_init__(self: DataclassInstance) -> None:
@@ -135,18 +135,18 @@ def flag(default: Any, help: str, **rules: Any) -> Any:
 
 @cache
 def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
-    """Type and rules of each setting, from the annotations and metadata of a dataclass's fields."""
+    """Return the type and the rules of each setting, from the annotations and metadata of a dataclass's fields."""
     hints = get_type_hints(kind)
     return {entry.name: _rules(hints[entry.name], entry.metadata) for entry in fields(kind)}
 
 
 def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
-    """Type and rules of one key or argument; a Literal is a text with choices."""
+    """Return the type and the rules of one key or argument; a Literal is a text with choices."""
     return (str, {"choices": get_args(hint), **metadata}) if get_origin(hint) is Literal else (hint, metadata)
 
 
 def check_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
-    """Check each value by its key's type and rules. Messages call a key `said(key)`. Raises: InputError."""
+    """Check and convert each value by its key's rules. `said` names keys in error messages. Raises: InputError."""
     return {key: check_value(said(key), value, *rules[key]) for key, value in values.items()}
 
 
@@ -154,12 +154,12 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
     """Check and convert `value` to the type `kind`, within the rules.
 
     Args:
-        rules: min, max, above, below; choices; words (choices for the entries of a list); `test`, a predicate that
-            `allowed` describes; and `named`, words such as none with the numbers they stand for, which may be outside
-            the ranges.
+        rules: min, max, above and below limit a number. `choices` are the allowed texts, `words` the allowed entries of
+            a list. `test` is a predicate, which `allowed` describes in words. `named` maps words (such as none) to
+            numbers, which may be outside the limits.
 
     Raises:
-        InputError: naming `name`, the value and what is allowed.
+        InputError: for a value that is not allowed, naming `name`, the value and what is allowed.
     """
     words, is_kind, keep = KINDS[kind]
     named = rules.get("named", {})
@@ -186,11 +186,11 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], where: str, whose: str) -> Values:
-    """Check and convert keyword-only arguments by the annotations of a function or class.
+    """Check the keyword arguments for a function or class, and convert them to the annotated types.
 
     Args:
-        where: what messages call the arguments.
-        whose: what they call the function.
+        where: the name of the arguments in error messages.
+        whose: the name of the function in error messages.
 
     Raises:
         InputError: for an unknown argument, or a value of the wrong type.
@@ -204,7 +204,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], wher
 
 
 def number_or_text(kind: Any) -> Callable[[str], Any]:
-    """argparse type: convert text to a number if possible; other text is kept, and `check_value` refuses it later."""
+    """Make an argparse type that converts text to a number if it can. `check_value` refuses other text later."""
 
     def convert(text: str) -> Any:
         try:
@@ -216,10 +216,10 @@ def number_or_text(kind: Any) -> Callable[[str], Any]:
 
 
 def parse_option(text: str) -> list[tuple[str, Any]]:
-    """argparse type: parse `tau=2` or `nq=2,fever=1` into names and TOML scalars; words need no quotes.
+    """Parse options such as `tau=2` or `nq=2,fever=1` into (name, value) pairs; a value is a number, word or boolean.
 
     Raises:
-        argparse.ArgumentTypeError: for a text of another form.
+        argparse.ArgumentTypeError: for a text that is not NAME=VALUE.
     """
     found = []
     for each in NEXT_OPTION.split(text):
@@ -235,7 +235,7 @@ def parse_option(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-WORDS, OPTIONS = tuple[str, ...], Mapping[str, Any]  # kinds whose flags take several values
+WORDS, OPTIONS = tuple[str, ...], Mapping[str, Any]  # types of flags that take several values
 
 
 def as_flag(key: str) -> str:
@@ -243,13 +243,13 @@ def as_flag(key: str) -> str:
 
 
 def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: str) -> None:
-    """Add the flag of one setting to a parser or group. If it is not given, the options have no such attribute."""
+    """Add the flag of a setting to a parser or group. Without the flag, the parsed options lack the attribute."""
     kind, own = rules
     settings: Values = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
         settings |= {"action": argparse.BooleanOptionalAction}
     elif kind == WORDS:
-        whole = own.get("whole")  # words may hold commas
+        whole = own.get("whole")  # words may contain commas
         words = (lambda text: [text]) if whole else (lambda text: [word for word in text.split(",") if word])
         settings |= {"nargs": "+", "type": words, "metavar": own.get("metavar", "TASK")}
     elif kind == OPTIONS:
@@ -261,7 +261,7 @@ def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: s
 
 
 def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Values:
-    """The values of the flags that were given, by key, not checked yet; a repeated flag has all its values."""
+    """Return the values of the given flags, by key, without checking them. A repeated flag has all its values."""
     given = {key: value for key, value in vars(options).items() if key in rules}
     for key, value in given.items():
         if rules[key][0] in (WORDS, OPTIONS):
@@ -270,12 +270,12 @@ def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Val
 
 
 def default_word(default: Any, rules: Mapping[str, Any]) -> Any:
-    """A default as users write it: if the number has a word (see `check_value`), that word."""
+    """Return a default as users write it: a number with a word, such as none, becomes this word."""
     return next((word for word, number in rules.get("named", {}).items() if number == default), default)
 
 
 def with_default(help: str, default: Any, rules: Mapping[str, Any]) -> str:
-    """A flag's help text with its default, escaped for argparse."""
+    """Return the help text of a flag with its default added, escaped for argparse."""
     default = default_word(default, rules)
     if isinstance(default, bool):
         shown = "on" if default else "off"

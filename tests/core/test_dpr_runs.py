@@ -58,7 +58,7 @@ def test_a_list_is_read_in_chunks_of_any_size(
         ("{}", "not a JSON list of objects, or cut short"),
         ('[{"question": "who wrote it"', "cut short, at .*question"),
         ("[1]", "must be an object, but this is '1.'"),
-        ('[{"question": "who wrote it"}]', "record 1: .* has no question and ctxs"),
+        ('[{"question": "who wrote it"}]', "record 1: .* has no question and ctxs; DPR's output needs both"),
         ('[{"question": "another", "ctxs": []}]', "record 1: question 'another' is not among the 3 queries"),
         ('[{"question": "who else", "ctxs": []}, {"question": "who else", "ctxs": []}]', "record 2: .* appears twice"),
         ('[{"question": "none", "ctxs": [{"id": "a"}]}]', "record 1: context .*'id': 'a'.* needs an id and a finite"),
