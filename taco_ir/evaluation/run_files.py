@@ -154,4 +154,4 @@ def warn_of_unjudged(file: RunFile, topics: Sequence[Topics]) -> None:
     hits = (docid for run in file.runs.values() for ranking in run.rankings.values() for docid in ranking.docids)
     if judged.isdisjoint(hits):
         names = " ".join(topic.name for topic in topics)
-        log.warning("%s: none of its hits is judged in %s; do both use the same passage ids?", file.path, names)
+        log.warning("%s: none of its hits is judged in %s; do both use the same docids?", file.path, names)

@@ -26,9 +26,8 @@ WEIGHTINGS = {
 
 
 def specific_entropy(tasks: int) -> float:
-    """The entropy of task weights, in nats, below which a parameter counts as task-specific: the paper's, scaled to
-    ln(tasks).
+    """Returns the entropy of task weights, in nats, below which a parameter counts as task-specific.
 
-    With one task all entropies are 0, so all parameters are specific.
+    It is the paper's value, scaled to ln(tasks). With one task all entropies are 0, so all parameters are specific.
     """
     return SPECIFIC if tasks in (1, PAPER_TASKS) else SPECIFIC / PAPER_ENTROPY * math.log(tasks)

@@ -14,7 +14,7 @@ from taco_ir.weighting.blocks import Layout
 
 
 class StreamingSum(TaskWeighting):
-    """Base class of weightings that know the task weights before the gradients: sums w_k g_k in P floats of memory."""
+    """Base class of weightings that know the weights before the gradients, and add up w_k g_k. Memory: P floats."""
 
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)

@@ -17,7 +17,7 @@ Gradients = list[Tensor | None]
 
 
 class StepReport(NamedTuple):
-    """The mean weight of each task in an update, scalars to log, and the update's Euclidean norm."""
+    """Facts about an update: the mean weight of each task, other numbers to log by name, and the Euclidean norm."""
 
     weights: tuple[float, ...]
     details: Mapping[str, float]
@@ -27,27 +27,27 @@ class StepReport(NamedTuple):
 class TaskWeighting(nn.Module):
     """Combines the gradients of T tasks, given one at a time, into one update.
 
-    In a loop of your own, `backward` takes the place of `loss.backward()`. Where the graphs of all tasks do not fit
-    into memory together, call its parts: `begin`, then for every task the backward pass of its loss and `add`, in any
-    order, then `combine` (or `drop`). The update is a weighted mean of the gradients: the weights sum to 1, so a
-    learning rate means the same under every strategy. Where a paper's method departs from that, its class says so.
-    State is in buffers, so checkpoints include it; the sums of an unfinished step are not part of it. `add` and
-    `combine` get the parameters again each time, always in one order.
+    In your own training loop, call `backward` instead of `loss.backward()`. If the graphs of all tasks do not fit into
+    memory together, call its parts: `begin`; for every task, in any order, the backward pass of its loss and `add`;
+    then `combine` (or `drop`). Always give `add` and `combine` the parameters in the same order. The update is a
+    weighted mean of the gradients: the weights sum to 1, so a learning rate means the same with every weighting. A
+    class says so if its method is different. The state is in buffers, so checkpoints contain it, without an unfinished
+    step.
 
-    A strategy implements `_fold` and `_update`, and `_forget` where it gathers anything in a step.
+    A subclass implements `_fold` and `_update`, and `_forget` if it collects data in a step.
 
     Args:
         params: the trainable parameters that the tasks share, P numbers in all; an iterator such as
-            `model.parameters()` is read once. Parameters that are not among them, such as the head of a single task,
-            keep what a backward pass adds to their `.grad`.
+            `model.parameters()` is read once. Other parameters, such as the head of a single task, keep the gradients
+            that a backward pass adds to their `.grad`.
         tasks: number of tasks, T.
-        embeddings: positions in `params` of embedding tables, V x D, of which a batch uses few rows.
+        embeddings: positions in `params` of embedding tables, V x D; a batch uses few rows of such a table.
 
     Attributes:
         params: the parameters, in order.
 
     Raises:
-        InputError: for no parameters, or anything that is not a parameter.
+        InputError: if there are no tasks or no parameters, or `params` contains something else.
 
     Examples:
         >>> import torch
@@ -78,8 +78,8 @@ class TaskWeighting(nn.Module):
     def backward(self, losses: Iterable[Tensor], progress: float) -> StepReport:
         """Run the backward pass of every task's loss, and leave the update in `.grad` for an optimiser's step.
 
-        The update replaces whatever the `.grad` of `params` held; other parameters keep what the passes add to theirs.
-        Losses may share a graph. Their order is that of the tasks, in every step.
+        The update replaces the `.grad` of `params`; other parameters keep the gradients that the passes add. Losses may
+        share a graph. Give them in the same order of tasks in every step.
 
         Args:
             losses: T scalars.
@@ -87,7 +87,7 @@ class TaskWeighting(nn.Module):
 
         Raises:
             InputError: for a wrong number of losses, or a loss that does not depend on the parameters.
-            FloatingPointError: if a loss, a gradient or the update is infinite or NaN. The step is dropped: skip it.
+            FloatingPointError: if a loss, a gradient or the update is infinite or NaN. Skip the optimiser's step.
         """
         losses = list(losses)
         if len(losses) != self.tasks:
@@ -133,9 +133,9 @@ class TaskWeighting(nn.Module):
         A `.grad` that is None counts as zeros. Reading `loss` from a tensor waits for its device.
 
         Raises:
-            InputError: no parameter has a gradient: the backward pass was forgotten.
-            FloatingPointError: the loss is not finite, or the gradient is not and would reach the state. The state is
-                unchanged; `drop` the step.
+            InputError: if no parameter has a gradient, because the backward pass was forgotten.
+            FloatingPointError: if the loss is not finite, or a gradient that would change the state. The state has not
+                changed; call `drop`.
         """
         if task in self._losses or not 0 <= task < self.tasks:
             raise ValueError(
@@ -160,10 +160,10 @@ class TaskWeighting(nn.Module):
         self._touched = [known or grad is not None for known, grad in zip(self._touched, gradients, strict=True)]
 
     def combine(self, params: Iterable[Parameter]) -> StepReport:
-        """End the step: write the update to the `.grad` of every parameter, None where no task had one.
+        """End the step: write the update to every parameter's `.grad`; None if no task had a gradient for it.
 
         Raises:
-            FloatingPointError: the update is not finite. No `.grad` is written, the state is finite; `drop` the step.
+            FloatingPointError: if the update is not finite. No `.grad` is written; the state is finite. Call `drop`.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
@@ -191,11 +191,11 @@ class TaskWeighting(nn.Module):
 
     @classmethod
     def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
-        """At most how many bytes this weighting needs beside a backward pass for each task into one gradient."""
+        """Returns the most bytes that this weighting needs in addition to one gradient of all `parameters` numbers."""
         return 0
 
     def specific_share(self) -> float | None:
-        """The share of parameters with nearly all weight on one task; None if all parameters have the same weights."""
+        """Returns the share of parameters with nearly all weight on one task; None if all have the same weights."""
         return None
 
     @classmethod
@@ -213,20 +213,20 @@ class TaskWeighting(nn.Module):
 
     @abstractmethod
     def _update(self) -> tuple[Gradients, StepReport]:
-        """The update, a tensor shaped like each parameter or None, and its report."""
+        """Returns the update (for each parameter a tensor of its shape, or None) and its report."""
 
     def _forget(self) -> None:
-        """Clear what `_fold` gathered."""
+        """Clear the data that `_fold` collected."""
 
 
 def require(option: str, value: Any, allowed: bool, what: str) -> None:
-    """Raise InputError, naming option, value and what is allowed, unless `allowed`."""
+    """Raise InputError if `allowed` is False; the error names the option, its value, and the allowed values `what`."""
     if not allowed:
         raise InputError(f"task weighting option {option}: it is {value!r}, but must be {what}")
 
 
 def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
-    """The parameters in order. Raises: InputError for none, or for things that are none."""
+    """Returns the parameters in order. Raises: InputError if there are none, or for something else."""
     found = () if isinstance(params, Tensor | nn.Module) else tuple(params)
     wrong = (each for each in found if not (isinstance(each, Tensor) and each.is_leaf))
     other = params if isinstance(params, Tensor | nn.Module) else next(wrong, None)

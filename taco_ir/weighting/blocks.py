@@ -1,7 +1,6 @@
-"""Stores gradients as a few long vectors: large parameters alone, small ones packed, and only the used rows of
-embedding tables.
+"""Stores gradients as a few long vectors; of embedding tables, only the rows that were used.
 
-Parts kept from step to step may be bfloat16, rounded without bias.
+State that is kept from step to step may be bfloat16, rounded without bias.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ CHUNK_BYTES_ELSEWHERE = 1 << 24  # on an accelerator few large launches are best
 
 
 def read_at_once(device: torch.device) -> bool:
-    """Whether reading a number from `device` is cheap. On an accelerator each read waits for all queued work."""
+    """True if reading a number from `device` is cheap. On an accelerator, each read waits for all queued work."""
     return device.type == "cpu"
 
 
@@ -57,7 +56,7 @@ class Layout:
         return block
 
     def gather(self, block: Block, tensors: Sequence[Tensor | None]) -> Tensor:
-        """A block's tensors as one vector in the layout's dtype, zeros for None; a view if it is one such tensor."""
+        """Returns a block's tensors as one vector in the layout's dtype, with zeros for None; it may be a view."""
         pieces = []
         for position, size in zip(block.positions, block.sizes, strict=True):
             if (tensor := tensors[position]) is None:
@@ -66,7 +65,7 @@ class Layout:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def scatter(self, vectors: Iterable[Tensor], tables: Iterable[Tensor] = ()) -> list[Tensor | None]:
-        """Tensors shaped like the parameters, from one vector for each block and one tensor for each table."""
+        """Returns tensors shaped like the parameters, from one vector for each block and one tensor for each table."""
         tensors: list[Tensor | None] = [None] * len(self.shapes)
         for block, vector in zip(self.blocks, vectors, strict=True):
             for position, part in zip(block.positions, torch.split(vector, list(block.sizes)), strict=True):
@@ -76,11 +75,11 @@ class Layout:
         return tensors
 
     def spans(self, size: int) -> list[slice]:
-        """Cut `size` numbers into chunks that fit the cache."""
+        """Returns slices that cut `size` numbers into chunks that fit the cache."""
         return [slice(start, min(start + self.chunk, size)) for start in range(0, size, self.chunk)]
 
     def table_gradients(self, tasks: int) -> list[TableGradients]:
-        """Empty storage for the gradients of each table."""
+        """Returns empty storage for the gradients of each table."""
         return [TableGradients(self, block, tasks) for block in self.tables]
 
 
@@ -107,7 +106,7 @@ class TableGradients:
         self._dense: Tensor | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None]) -> TouchedRows | None:
-        """Keep and return rows that are not all zero (of a sparse gradient, all listed); None without a gradient."""
+        """Keep and return a task's nonzero rows (of a sparse gradient, all its rows); None without a gradient."""
         grad, dtype = gradients[self.position], self._layout.dtype
         if grad is None:
             return None
@@ -123,7 +122,7 @@ class TableGradients:
         return kept
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows that any task used, with gradients T x R x D, in chunks of about `layout.chunk` numbers per task."""
+        """Yield row numbers [R] that any task used and their gradients [T, R, D], about `layout.chunk` a task."""
         if not self._kept:
             return
         layout, width = self._layout, self.shape[1]
@@ -149,7 +148,7 @@ class TableGradients:
             yield rows, grads_TRD
 
     def filled(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """A V x D tensor with the given values in the rows that any task used, and zeros elsewhere."""
+        """Returns a V x D tensor with the given values in the rows that any task used, and zeros elsewhere."""
         table_VD = self._dense
         if table_VD is None:
             table_VD = torch.zeros(self.shape, dtype=self._layout.dtype, device=self._layout.device)

@@ -13,12 +13,12 @@ from taco_ir.weighting.base import Gradients, StepReport, require
 
 
 class CommonGradientDescent(GramianWeighting):
-    """Gives more weight to tasks whose gradients agree with those of all tasks.
+    """Gives more weight to a task if its gradient agrees with the gradients of all tasks.
 
     A step's weights are a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), scaled to sum to 1.
-    Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1, which gives gradients the length
-    sqrt(L_k) in place of |g_k| in their inner products, for stability.
-    Differs: no group adjustment (its C = 0: all tasks j count alike, since batch sizes account for the tasks' sizes);
+    Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1. For stability, its inner products use
+    gradients of the length sqrt(L_k) instead of |g_k|.
+    Differs: no group adjustment (C = 0: all tasks j count the same, since batch sizes account for the tasks' sizes);
     the mean over j as in the authors' experiments, so `rate` does not depend on T; weights stay above 1e-5.
     Memory: T P floats, for the gradients of a step.
 
@@ -50,7 +50,7 @@ class CommonGradientDescent(GramianWeighting):
 
 
 def agreement(gramian_TT: Tensor, losses_T: Tensor) -> Tensor:
-    """How far gradients agree, sqrt(L_i L_j) cos(g_i, g_j), T x T; 0 for a zero gradient or a loss below 0."""
+    """Returns how far gradients agree, sqrt(L_i L_j) cos(g_i, g_j), T x T; 0 for a zero gradient or a loss below 0."""
     norms_T = gramian_TT.diagonal().clamp(min=0).sqrt()
     roots_T = losses_T.clamp(min=0).sqrt()
     scale_T = torch.where(norms_T > 0, roots_T / norms_T, torch.zeros_like(norms_T))

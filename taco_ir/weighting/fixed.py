@@ -36,9 +36,9 @@ class Naive(StreamingSum):
 class Static(Naive):
     """Constant weights, chosen by the user or found by a search on held-out queries. Equal weights give naive training.
 
-    Well chosen, they do as well as methods that move weights: Kurin, De Palma, Kostrikov, Whiteson, Kumar 2022, and
-    Xin, Ghorbani, Garg, Firat, Gilmer 2022. These search at random as well: `draw` numbers a set of weights, each
-    log-uniform between 1/4 and 4, that depends on this number and the tasks' names alone.
+    If they are chosen well, they do as well as methods that change weights: Kurin, De Palma, Kostrikov, Whiteson, Kumar
+    2022, and Xin, Ghorbani, Garg, Firat, Gilmer 2022. These papers also search at random. The option `draw` is the
+    number of a random set of weights, log-uniform between 1/4 and 4; it depends only on this number and the task names.
 
     Args:
         weights: a number above 0 for each task, scaled to sum to 1; empty: all equal.
@@ -61,7 +61,7 @@ class Static(Naive):
 
     @classmethod
     def read_options(cls, given: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-        """Weights by task name, 1 for tasks without one; or `draw`, the number of a random set of weights."""
+        """Read weights by task name (1 for tasks without a weight), or `draw`, the number of a random set of weights."""
         options, weights = dict(given), dict.fromkeys(tasks, 1.0)
         if DRAW in options and DRAW not in tasks:
             number = check_value(f"weighting_options: {DRAW}", options.pop(DRAW), int, {"min": 0})

@@ -15,15 +15,15 @@ SMALLEST_WEIGHT = 1e-3
 
 
 class GradNorm(StreamingSum):
-    """Moves the task weights so that tasks which learn slowly have larger gradient norms.
+    """Changes the task weights so that tasks which learn slowly have larger gradient norms.
 
-    w_k moves down the gradient of sum_k |G_k - mean(G) r_k^alpha|, the target held constant, where G_k = |w_k g_k| and
-    r_k = (L_k / L_k(0)) over its mean; afterwards the weights are scaled to sum to T.
+    w_k follows the negative gradient of sum_k |G_k - mean(G) r_k^alpha|, with a constant target mean(G) r_k^alpha.
+    G_k = |w_k g_k|, and r_k = L_k / L_k(0), divided by its mean. Then the weights are scaled to sum to T.
     Paper: Chen, Badrinarayanan, Lee, Rabinovich 2018, equation 2 and algorithm 1.
     Differs: norms are taken over all parameters given, not over the last shared layer; norms are divided by their mean,
     so `rate` does not depend on the scale of the losses; a weight stays above 0.001 (the paper does not say what
-    keeps it positive). L_k(0) is the first loss seen. The update is the mean over tasks of w_k g_k with the weights of
-    the step before.
+    keeps it positive). L_k(0) is the first loss seen. The update is the mean over tasks of w_k g_k, with the weights
+    after the previous step.
 
     Args:
         alpha: how strongly slow tasks are favoured; the paper uses 1.5 for very different tasks, 0.12 for similar ones.

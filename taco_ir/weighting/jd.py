@@ -1,4 +1,4 @@
-"""Methods of TorchJD, a library for Jacobian descent, which find weights from inner products of the tasks' gradients.
+"""Methods of TorchJD, a library for Jacobian descent. They find weights from inner products of the tasks' gradients.
 
 Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024 (arXiv 2406.16232). Install the library
 separately.
@@ -21,8 +21,8 @@ from taco_ir.weighting.base import Gradients, StepReport, require
 class JacobianDescent(GramianWeighting):
     """Base class of weightings that pass the T x T Gramian of a step to an aggregator of TorchJD and use its weights.
 
-    The update equals what the aggregator makes of the T x P matrix of gradients; weights need not sum to 1. A step for
-    which it finds no weights is skipped. Memory: T P floats, for the gradients of a step.
+    The update equals the aggregator's result for the T x P matrix of gradients; weights need not sum to 1. A step is
+    skipped if the aggregator finds no weights. Memory: T P floats, for the gradients of a step.
 
     Attributes:
         aggregator: the aggregator's class in `torchjd.aggregation`.
@@ -62,7 +62,7 @@ class JacobianDescent(GramianWeighting):
 
 
 class UPGrad(JacobianDescent):
-    """The mean of the gradients, each projected on the dual cone of all: no task's loss rises, to first order.
+    """Projects each gradient onto the dual cone of all gradients, and takes the mean: to first order, no loss rises.
 
     Quinton and Rey 2024. TorchJD treats gradients whose squares sum to less than 1e-4 as free of conflict.
     """
@@ -71,31 +71,31 @@ class UPGrad(JacobianDescent):
 
 
 class DualProj(JacobianDescent):
-    """The mean gradient, projected on the dual cone of all gradients: Lopez-Paz and Ranzato 2017, equation 11."""
+    """Projects the mean gradient onto the dual cone of all gradients: Lopez-Paz and Ranzato 2017, equation 11."""
 
     aggregator = "DualProj"
 
 
 class MGDA(JacobianDescent):
-    """The shortest vector in the convex hull of the gradients: Désidéri 2012, solved as in Sener and Koltun 2018."""
+    """Takes the shortest vector in the gradients' convex hull: Désidéri 2012, solved as in Sener and Koltun 2018."""
 
     aggregator = "MGDA"
 
 
 class IMTLG(JacobianDescent):
-    """The direction with equal projections on all gradients: Liu et al. 2021, Towards Impartial Multi-Task Learning."""
+    """Takes the direction with equal projections onto all gradients: Liu et al. 2021, Impartial Multi-Task Learning."""
 
     aggregator = "IMTLG"
 
 
 class AlignedMTL(JacobianDescent):
-    """Gradients rotated and scaled to be orthogonal and of one length: Senushkin et al. 2023, algorithm 1."""
+    """Rotates and scales the gradients to be orthogonal and equally long: Senushkin et al. 2023, algorithm 1."""
 
     aggregator = "AlignedMTL"
 
 
 class CAGrad(JacobianDescent):
-    """The direction near the mean gradient that maximises the gain of the worst task: Liu et al. 2021, algorithm 1.
+    """Takes the direction near the mean gradient with the largest gain of the worst task: Liu et al. 2021, algorithm 1.
 
     Args:
         c: maximum distance from the mean, relative to the mean's length; the paper uses 0.4.
@@ -111,7 +111,7 @@ class CAGrad(JacobianDescent):
 
 
 class FairGrad(JacobianDescent):
-    """Weights by alpha-fair shares of the loss decrease: Ban and Ji 2024, equation 4.
+    """Weights tasks so that their shares of the loss decrease are alpha-fair: Ban and Ji 2024, equation 4.
 
     Args:
         alpha: 0 gives the mean of the gradients, 1 proportional fairness; larger values approach max-min fairness.
@@ -127,7 +127,7 @@ class FairGrad(JacobianDescent):
 
 
 class NashMTL(JacobianDescent):
-    """The Nash bargaining solution among tasks: Navon et al. 2022, algorithm 1. A step starts from the last weights.
+    """Weights tasks by their Nash bargaining solution: Navon et al. 2022, algorithm 1. A step starts from the last one.
 
     Args:
         max_norm: scale longer updates down to this length; 0: no limit.

@@ -14,7 +14,7 @@ from torch import Tensor
 from taco_ir.weighting import blocks
 
 Floats = npt.NDArray[np.floating[Any]]
-Bracket = tuple[float, float]  # the lowest and the highest value that a median is looked for among
+Bracket = tuple[float, float]  # bounds between which a median is searched
 SAMPLE = 1 << 17
 SMALL = 1 << 18  # below this, sorting everything costs nothing
 DEVIATIONS = 4.0  # of the rank of a sample's median: the bracket misses once in 16,000 samples
@@ -22,11 +22,11 @@ ROOM = 32  # one entry in so many may lie inside the bracket: three times what a
 
 
 class Sensitivities:
-    """One task's sensitivities |g * theta|, for pairs of flat vectors (g, theta); computed in chunks, never stored
-    whole.
+    """One task's sensitivities |g theta| for pairs of flat vectors (g, theta). They are computed in chunks, not stored.
 
     Args:
-        zeros: number of further sensitivities that are 0 and in no pair: rows of tables that no text used.
+        chunk: numbers in a chunk.
+        zeros: number of sensitivities that are 0 and not in `pairs`: rows of tables that no text used.
     """
 
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], chunk: int, zeros: int = 0) -> None:
@@ -36,7 +36,7 @@ class Sensitivities:
         self.size = sum(len(grad) for grad, _ in pairs)
 
     def sample(self, count: int) -> Tensor:
-        """About `count` sensitivities at equal, prime distances, so that no column of a matrix is preferred."""
+        """Returns about `count` sensitivities at equal, prime distances, so that no column of a matrix is preferred."""
         step = 1
         if self.size > count:
             step = max(2, self.size // count)
@@ -45,14 +45,14 @@ class Sensitivities:
         return torch.cat([(grad[::step] * theta[::step]).abs_() for grad, theta in self.pairs])
 
     def read(self, count: int) -> Floats | None:
-        """A sorted sample, read from the device in one transfer; None if a gradient is infinite or NaN."""
+        """Returns a sorted sample, read from the device in one transfer; None if a gradient is infinite or NaN."""
         sums = torch.stack([grad.sum() for grad, _ in self.pairs])
         read: Floats = torch.cat([self.sample(count), sums]).cpu().numpy()
         values, sums_N = np.split(read, [len(read) - len(sums)])
         return np.sort(values) if np.isfinite(sums_N).all() else None  # numpy sorts several times faster than torch
 
     def chunks(self) -> Iterator[Tensor]:
-        """All sensitivities in chunks, whose memory is reused."""
+        """Yield all sensitivities in chunks; each chunk reuses the memory of the last one."""
         grad, _ = self.pairs[0]
         scratch = torch.empty(self.chunk, dtype=grad.dtype, device=grad.device)
         for grad, theta in self.pairs:
@@ -62,11 +62,11 @@ class Sensitivities:
 
 
 def median(sensitivities: Sensitivities, active_only: bool) -> float:
-    """The lower median; 0 if no value counts, NaN if a value is infinite or NaN.
+    """Returns the lower median; 0 if no value counts, NaN if a value is infinite or NaN.
 
-    `active_only` leaves out what is zero but for rounding: values of at most the machine precision times the mean of
-    the (sampled) values above zero. A key's bias, for example, has no gradient, but in float32 its sums may be 1e-12 of
-    the others'. Otherwise every zero counts, those in no pair too.
+    `active_only` leaves out values that are zero except for rounding: at most the machine precision times the mean of
+    the (sampled) positive values. The bias of attention keys, for example, has no gradient, but float32 sums leave
+    about 1e-12 of other values. Without `active_only` all zeros count, also `sensitivities.zeros`.
     """
     small = sensitivities.size <= SMALL
     ordered = sensitivities.read(sensitivities.size if small else SAMPLE)
@@ -99,7 +99,7 @@ def median(sensitivities: Sensitivities, active_only: bool) -> float:
 
 
 def _rank(count: int, zeros: int) -> int:
-    """The place of the lower median among `count` values above `zeros` zeros; below 0 where it is one of the zeros."""
+    """Returns the rank of the lower median among `count` values above `zeros` zeros; negative if it is a zero."""
     return (count + zeros - 1) // 2 - zeros
 
 
@@ -109,7 +109,7 @@ def _above(ordered: Floats, floor: float) -> Floats:
 
 
 def _bracket(ordered: Floats, zeros: int) -> Bracket | None:
-    """Values that very likely enclose the median of all, estimated from a sorted sample and `zeros` zeros below it."""
+    """Returns bounds that very likely enclose the median of all values, from a sorted sample and `zeros` zeros."""
     middle, spread = (len(ordered) - zeros) / 2, DEVIATIONS * math.sqrt(len(ordered)) / 2
     first, last = math.floor(middle - spread), math.ceil(middle + spread)
     if first < 0 or last >= len(ordered):
@@ -119,9 +119,9 @@ def _bracket(ordered: Floats, zeros: int) -> Bracket | None:
 
 
 def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
-    """Find the median inside a bracket, by its rank after counting the values below; None if it lies outside.
+    """Find the median inside the bounds `bracket`, by counting the values below them; None if it lies outside.
 
-    numpy compares and counts several times faster than torch.
+    Values up to `floor` are left out. numpy compares and counts several times faster than torch.
     """
     left_out, below, inside = 0, 0, []
     for chunk in sensitivities.chunks():
@@ -139,7 +139,8 @@ def select_in_bracket(sensitivities: Sensitivities, bracket: Bracket, floor: flo
 def select_by_one_reading(sensitivities: Sensitivities, bracket: Bracket, floor: float, zeros: int = 0) -> float | None:
     """Like `select_in_bracket`, but reads from the device only once instead of once for every chunk.
 
-    Values inside are written to a vector, which has room for them unless many tie; all others go to its last place.
+    Values inside are written to a vector, all others to its last place. If many values tie, the vector is too short,
+    and the result is None.
     """
     grad, _ = sensitivities.pairs[0]
     low, high = bracket

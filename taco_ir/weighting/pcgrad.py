@@ -15,16 +15,16 @@ SEED_STRIDE = 1_000_003
 
 
 class PCGrad(GramianWeighting):
-    """Projects each gradient on the normal planes of those that it conflicts with, in random order, and takes the mean.
+    """Projects each gradient onto the normal planes of the gradients that it conflicts with, and takes the mean.
 
-    Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1; there the projected gradients are summed, here
-    divided by T. The projections are computed on T x T coefficients through the Gramian, with one combination of the
-    gradients at the end. The weights reported are those of this combination: more than 1 in all where tasks conflict.
-    Memory: T P floats, for the gradients of a step.
+    Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1.
+    Differs: the sum of the projected gradients is divided by T. The projections are computed on T x T coefficients
+    through the Gramian, and the gradients are combined once, at the end. The reported weights are those of this
+    combination; their sum is more than 1 if tasks conflict. Memory: T P floats, for the gradients of a step.
 
     Args:
-        seed: with the number of steps taken before, in earlier trainings too, it determines the order of a step, so
-            every process and every resumed training has the same order.
+        seed: random seed of the order of the projections. The order of a step depends only on the seed and the number
+            of all steps before it, so it is the same in every process and in a resumed training.
     """
 
     steps: Tensor
@@ -52,12 +52,11 @@ class PCGrad(GramianWeighting):
 
 
 def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
-    """PCGrad on T x T coefficients: row i is task i's projected gradient as a combination of all. Also counts
-    projections.
+    """Returns T x T coefficients (row i combines all gradients to task i's projected one) and how often it projected.
 
     Args:
         gramian: inner products of the gradients, T x T.
-        orders: for each task, the order in which it meets the others.
+        orders: for each task, the order in which its gradient is compared with the others.
     """
     tasks = range(len(gramian))
     coefficients = [[float(i == k) for k in tasks] for i in tasks]

@@ -21,9 +21,9 @@ from taco_ir.weighting.median import Sensitivities, median
 
 SMALLEST_MEDIAN = 1e-30  # below it, sensitivities in float32 are noise, and dividing by it overflows
 SMALLEST_DECAY = 1e-4
-LARGEST_ADDEND = 1e28  # to U, of a sensitivity far above the median: sums stay finite in float32 and bfloat16
+LARGEST_ADDEND = 1e28  # most that a sensitivity far above the median adds to U, so that sums stay finite
 REPORTED = 4096
-SAMPLED = 1 << 17  # entries that shares are counted in: to within .3 %, where half of them are known
+SAMPLED = 1 << 17  # entries in which shares are counted: to within .3 %, if half of them are known
 BY_SHARE = re.compile(r"share:(0?\.\d+)")
 HALVINGS = 60  # of the interval of 2^-30 to 2^30 for tau
 HEADROOM = 30.0  # exp(30) = 1e13 leaves room for T terms and large gradients in float32
@@ -31,34 +31,34 @@ NEGLIGIBLE = -50.0  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smal
 
 
 class Taco(TaskWeighting):
-    """Task weights per parameter: the softmax over tasks of a moving average of sensitivities.
+    """Weights the tasks separately for each parameter: a softmax over tasks of a moving average of sensitivities.
 
-    Of task k, per parameter: s = |g_k theta|; S_k <- beta S_k + (1 - beta) s / median(s); q = softmax_k(S / tau); the
-    update is sum_k q_k g_k. Until `burn_in` of the training the weights are uniform, while S gathers.
+    For task k and each parameter theta, with s = |g_k theta|: S_k <- beta S_k + (1 - beta) s / median(s), and
+    q = softmax_k(S / tau). The update is sum_k q_k g_k. During burn-in, q is uniform, and S is collected.
     Paper: Zhang, Xiong, Stratos, Overwijk 2023, algorithm 1.
-    Differs: S is corrected for its start at 0 as Adam's moments are; the median is over entries that are not zero but
-    for rounding; the weights sum to 1 before and after burn-in. Each has an option that gives the released code's
-    behaviour. A task whose gradient times parameters is zero everywhere leaves its S as it was.
+    Differs: S is corrected for its start at 0, as Adam's moments are; the median leaves out entries that are zero
+    except for rounding; the weights sum to 1 before and after burn-in. An option for each gives the behaviour of the
+    released code. If |g_k theta| is zero everywhere, S_k does not change.
 
-    Memory: T P numbers of S, 2 P floats for a step; of embedding tables, all tasks' touched rows until `combine`.
-    S is kept as U with S_k = decay_k U_k, decay_k = beta^(updates), so entries without gradient (rows that a task did
-    not touch) decay exactly without being visited. decay_k and the count of updates stay in the host's memory, so
-    reading them waits for no accelerator. The weights reported are means of q over evenly spaced entries that any task
-    was ever sensitive to.
+    Memory: T P numbers for S, 2 P floats for a step, and all tasks' used rows of embedding tables until `combine`.
+    S is stored as U, with S_k = decay_k U_k and decay_k = beta^(updates), so entries without gradient (rows that a task
+    did not use) decay exactly without being visited. decay_k and the count of updates stay in the host's memory, so
+    reading them does not wait for an accelerator. The reported weights are means of q over evenly spaced entries,
+    without entries that no task was ever sensitive to.
 
-    Tau by share is chosen at the end of burn-in: the largest with which that share of the parameters is task-specific
-    (an entropy of q below `specific_entropy`) under S as it is then. S is an average of few steps then, and its noise
-    makes parameters look more specific than they are, so that the share falls afterwards: less so after a longer
-    burn-in. Tau is state: a resumed training, and an episode that keeps this one's state, go on with it.
+    Tau by share is chosen at the end of burn-in: the largest tau with which this share of the parameters is
+    task-specific (the entropy of q is below `specific_entropy`). S is then an average of few steps; its noise makes
+    parameters look more specific than they are, so the share falls later, but less after a longer burn-in. Tau is part
+    of the state: a resumed training, and a later episode that keeps the state, continue with it.
 
     Args:
-        tau: temperature; below 0, sensitive tasks are discouraged. "share:0.2" chooses it so that this share of the
+        tau: temperature; below 0, sensitive tasks are discouraged. "share:0.2" chooses tau so that this share of the
             parameters is task-specific, since one number means different things for different backbones.
         discourage: use the softmax of -S / tau.
-        beta: share of S that an update keeps.
-        burn_in: share of the training with uniform weights.
+        beta: decay rate of the moving average S.
+        burn_in: fraction of the training with uniform weights.
         bias_correction: divide S_k by 1 - beta^(updates of task k).
-        active_only: leave entries that are zero, but for rounding, out of the median.
+        active_only: leave entries that are zero except for rounding out of the median.
         importance: number format of S; "bf16" halves its memory (rounded stochastically), "fp32" is at least float32.
         released_scaling: divide the update by T once more after burn-in.
 
@@ -126,7 +126,7 @@ class Taco(TaskWeighting):
 
     @property
     def adaptive(self) -> bool:
-        """Whether burn-in is over and tau is known."""
+        """True if burn-in is over and tau is known."""
         return self.progress >= self.burn_in and bool(self.inverse_tau.numpy()[0])
 
     def begin(self, progress: float) -> None:
@@ -135,7 +135,7 @@ class Taco(TaskWeighting):
             self._choose_tau()
 
     def task_weights(self, position: int) -> Tensor:
-        """The current q of the parameter at `position`, T x its shape, whether or not burn-in is over."""
+        """Returns the current q of the parameter at `position`, shaped [T, *shape of the parameter]."""
         for block in (*self.layout.blocks, *self.layout.tables):
             if position in block.positions:
                 number = block.positions.index(position)
@@ -145,8 +145,7 @@ class Taco(TaskWeighting):
         raise IndexError(f"no parameter at position {position}")
 
     def specific_share(self) -> float | None:
-        """The share of parameters with an entropy of q below `specific_entropy`, among those that any task was
-        sensitive to.
+        """Returns the share of task-specific parameters among all parameters that any task was sensitive to.
 
         None during burn-in, and with one task. Counted in a sample of at most `SAMPLED` entries.
         """
@@ -156,7 +155,7 @@ class Taco(TaskWeighting):
         return round(self._count_specific(known_TN, float(self.inverse_tau.numpy()[0])) / known_TN.shape[1], 6)
 
     def _sample(self) -> Tensor:
-        """U of the same entries each time, T x N, of those that any task was ever sensitive to; all of a few."""
+        """Returns U [T, N] of a fixed sample of entries, without entries that no task was ever sensitive to."""
         sample_TN = self.importance
         if self.layout.size > SAMPLED:
             drawn = torch.randint(self.layout.size, (SAMPLED,), generator=torch.Generator().manual_seed(SAMPLED))
@@ -164,15 +163,15 @@ class Taco(TaskWeighting):
         return sample_TN[:, (sample_TN > 0).any(0)].double()
 
     def _count_specific(self, sample_TN: Tensor, inverse_tau: float) -> int:
-        """How many entries of a sample are task-specific at a temperature."""
+        """Returns how many entries of a sample are task-specific at a temperature."""
         scales_T1 = torch.from_numpy(self._scales_T(inverse_tau)).to(sample_TN.device)[:, None]
         entropy_N = torch.special.entr(torch.softmax(sample_TN * scales_T1, 0)).sum(0)
         return int((entropy_N < specific_entropy(self.tasks)).sum())
 
     def _choose_tau(self) -> None:
-        """Choose the largest tau with which the share is reached; none before any task was sensitive to anything.
+        """Choose the largest tau with which the share is reached; if no sensitivity is known yet, choose nothing.
 
-        The entropy of a softmax falls with its temperature, so halving an interval finds it.
+        The entropy of a softmax falls with its temperature, so bisection finds tau.
         """
         sample_TN = self._sample()
         if self.share is None or not sample_TN.shape[1]:
@@ -213,7 +212,7 @@ class Taco(TaskWeighting):
             self._fold_block(task, number, grad, values, rate, scale)
 
     def _count_update(self, task: int, middle: float) -> float:
-        """Count an update of U and return the factor for its sensitivities; without a median 0, and no update."""
+        """Count an update of U and return the factor for its sensitivities; if the median is 0, only return 0."""
         if middle < SMALLEST_MEDIAN:
             return 0.0
         decays = self.decay.numpy()
@@ -226,7 +225,7 @@ class Taco(TaskWeighting):
         return (1 - self.beta) / (middle * decay)
 
     def _scales_T(self, inverse_tau: float | None = None) -> npt.NDArray[np.float64]:
-        """The factors of the tasks' U that give the logits, or those with another tau."""
+        """Returns the factor for each task's U that gives the logits, for the chosen tau or another one."""
         chosen = float(self.inverse_tau.numpy()[0]) if inverse_tau is None else inverse_tau
         updates_T, decay_T = self.updates.numpy(), self.decay.numpy()
         corrections_T = 1 - self.beta**updates_T if self.bias_correction else np.ones_like(decay_T)
@@ -234,7 +233,7 @@ class Taco(TaskWeighting):
         return scales_T
 
     def _scales(self) -> Tensor:
-        """`_scales_T` on the device of U, T x 1."""
+        """Returns `_scales_T` on the device of U, T x 1."""
         return torch.from_numpy(self._scales_T()).to(self.layout.device, self.layout.dtype)[:, None]
 
     def _add_rows(self, task: int, block: Block, rows: Tensor, addends_RD: Tensor) -> None:
@@ -249,7 +248,7 @@ class Taco(TaskWeighting):
         table_VD.index_copy_(0, rows, moved_RD.to(table_VD.dtype))
 
     def _table(self, task: int, block: Block) -> Tensor:
-        """U of task `task` on a table, V x D."""
+        """Returns a task's U for an embedding table, V x D."""
         flat = self.importance[task, block.start : block.start + block.size]
         return flat.view(self.layout.shapes[block.positions[0]])
 
@@ -295,7 +294,7 @@ class Taco(TaskWeighting):
         return self.layout.scatter(vectors, tables), self._report()
 
     def _table_means(self, table: TableGradients) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of an embedding table that any task touched, with their update, R x D."""
+        """Yield row numbers [R] of an embedding table that any task used, and their update [R, D]."""
         scales = self._scales_T().tolist()
         for rows, grads_TRD in table.chunks():
             if not self.adaptive:
@@ -336,10 +335,10 @@ class Taco(TaskWeighting):
 
 
 class OnlineSoftmax:
-    """For each of n entries, the sum of softmax_k(x) g_k over the tasks k so far. Memory: 3 n floats.
+    """Computes sum_k softmax_k(x) g_k for n entries, one task k after the other. Memory: 3 n floats.
 
-    The running maximum of online softmax is updated lazily: an entry's reference is the first task's logit, and moves
-    only where a later logit exceeds it by more than `HEADROOM`, which few do. The result is the same up to rounding.
+    The running maximum of online softmax is updated lazily: an entry's reference is the first task's logit, and changes
+    only if a later logit exceeds it by more than `HEADROOM`, which is rare. The result is the same up to rounding.
     The first task's gradient is overwritten by the weighted sum.
     """
 
@@ -376,7 +375,7 @@ class OnlineSoftmax:
         weighted.addcmul_(share, grad)
 
     def mean(self, spans: Iterable[slice]) -> Tensor:
-        """The weighted mean, stored in place of the weighted sum."""
+        """Returns the weighted mean, which replaces the weighted sum."""
         for span in spans:
             self.weighted[span].div_(self._total[span])
         return self.weighted

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from taco_ir.weighting.accumulation import StreamingSum
 from taco_ir.weighting.base import Gradients, StepReport, require
 
-LARGEST_WEIGHT = 1e3  # exp(-s_k), and its inverse the smallest: so losses of 5e-4 to 500 can come to rest
+LARGEST_WEIGHT = 1e3  # of exp(-s_k); the smallest is its inverse. So losses of 5e-4 to 500 can come to rest
 LARGEST_MOVE = 1.0  # of s_k in a step: a weight changes at most e-fold
 
 
@@ -21,10 +21,10 @@ class UncertaintyWeighting(StreamingSum):
 
     Paper: Kendall, Gal, Cipolla 2018, the classification term of equation 10 with s = log sigma^2. InfoNCE is a
     classification loss, so its term has no 1/2. At rest exp(-s_k) L_k = 1/2.
-    Differs: s_k follows plain gradient descent with a rate of its own (no moments to keep), whatever the optimiser of
-    the parameters. exp(-s_k) stays between 0.001 and 1000 and s_k moves by at most 1 in a step: without a bound, the
-    weight of a loss that reaches 0 grows for ever, and one bad batch of a task with a large weight ends the task.
-    The update is the mean over tasks of exp(-s_k) g_k. As in the paper these weights do not sum to 1, except at the
+    Differs: s_k follows plain gradient descent with its own rate, whatever the optimiser of the parameters is.
+    exp(-s_k) stays between 0.001 and 1000, and s_k changes by at most 1 in a step. Without these bounds, the weight of
+    a loss that reaches 0 would grow forever, and one bad batch could end a task with a large weight.
+    The update is the mean over tasks of exp(-s_k) g_k. As in the paper, these weights do not sum to 1, except at the
     start, where the update is the naive mean.
 
     Args:

@@ -237,9 +237,7 @@ def test_a_run_without_any_judged_hit_is_told(folder: Path, caplog: pytest.LogCa
         (folder / "out.trec").write_text(f"q1 Q0 {docid} 1 2 x\n")
         caplog.clear()
         evaluate.main(["out.trec", "--qrels", "qrels.txt"])
-        assert (
-            "out.trec: none of its hits is judged in qrels; do both use the same passage ids?" in caplog.text
-        ) == told
+        assert ("out.trec: none of its hits is judged in qrels; do both use the same docids?" in caplog.text) == told
 
 
 def test_a_run_of_other_passages_or_queries_is_told(
