@@ -25,10 +25,10 @@ from taco_ir.training.settings import AdapterSettings, EncoderSettings
 def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Path | None = None) -> DualEncoder:
     """Build the model to train: the settings' model, or a checkpoint of it, with adapters for queries of `tasks`.
 
-    The configuration for passages is kept, so passage vectors are those in the index.
+    The configuration for passages is not changed, so the vectors in the index stay valid.
 
     Raises:
-        InputError: for a model that cannot have such adapters, or has one for a task already.
+        InputError: for a model that cannot have such adapters, or that has an adapter for one of `tasks` already.
     """
     base = ModelFolder.find(settings.model)
     folder = ModelFolder(checkpoint) if checkpoint else base
@@ -74,7 +74,7 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
 def _as_before(
     settings: AdaptSettings, folder: ModelFolder, record: AdapterRecord, tasks: Sequence[str]
 ) -> AdapterSettings:
-    """Settings of adapters like those that the model has. Raises: InputError where it can have no more of the kind."""
+    """Returns settings for more adapters of the model's kind. Raises: InputError if the model cannot have more."""
     what, instead = f"--model {settings.model}: it has adapters of its own", folder.advice
     if record.roles != "task-frozen" or settings.share == ONE:
         raise InputError(
@@ -91,7 +91,7 @@ def _as_before(
 
 
 def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], limit: int) -> EncoderConfig:
-    """The base's configuration; tasks that it has no prompt for get none."""
+    """Returns the base model's configuration; a task without a prompt there gets an empty prompt."""
     if settings.query_length > limit:
         raise InputError(f"query_length is {settings.query_length}; the model allows 1 to {limit} tokens")
     config = replace(base, query_length=settings.query_length, query_lengths={}) if settings.query_length else base
@@ -101,7 +101,7 @@ def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], 
 
 
 def _with_tasks(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterRecord:
-    """The record with the tasks that share an adapter."""
+    """Returns the record with the tasks that share an adapter."""
     if settings.share == ONE:
         return replace(record, tasks=tuple(tasks))
     if settings.share == GROUP:
@@ -116,7 +116,7 @@ def _in_own_words(text: str) -> str:
 
 
 def without_adapters(model: DualEncoder) -> TextEncoder:
-    """The encoder as it was before the adaptation, without new adapters; its weights are not copied."""
+    """Returns the encoder as it was before the adaptation, without new adapters; the weights are not copied."""
     encoder = model.as_text_encoder()
     assert encoder.record is not None
     encoder.record = replace(encoder.record, tasks=(), lent={ANY_TASK: BARE})
@@ -124,9 +124,9 @@ def without_adapters(model: DualEncoder) -> TextEncoder:
 
 
 def leave_out(tasks: Sequence[str], settings: AdaptSettings, source: Path, target: Path) -> None:
-    """Copy the adapters' record and tensors from `source` to `target`, except for these tasks.
+    """Copy the adapters' record and tensors from `source` to `target`, but leave out `tasks`.
 
-    Queries of the excluded tasks use the original model. Adapters that no task uses any more are not written.
+    Queries of these tasks then use the original model. Adapters that no task uses any more are not written.
     """
     record, tensors = read_record(source), read_safetensors(source / TENSORS_FILE)
     lent = {**record.lent, **dict.fromkeys(tasks, BARE)}

@@ -1,4 +1,4 @@
-"""Measures how much a task weighting could gain at most: how much better one adapter per task is than a shared one.
+"""Measures how much a task weighting could gain at most: how much better separate adapters are than a shared one.
 
 Both are trained with the same settings, without weighting and with adapters of the same width, so T separate adapters
 have T times the parameters of the shared one. A weighting tries to close this gap; if separate adapters are no better,
@@ -22,22 +22,22 @@ SHARED, OF_TASKS = "one adapter for all", "one for each task"
 
 
 def adaptation_headroom(settings: AdaptSettings, overwrite: bool = False) -> list[Headroom]:
-    """Train one shared adapter and one for each task; returns how much better the separate ones score.
+    """Train one shared adapter and one adapter for each task; returns how much better the separate adapters score.
 
-    The scores are those of the reported queries, on each task and in the macro average. The output folder holds two
-    adaptations; those already finished there are reused.
+    The scores are on the reported held-out queries, for each task and in the macro average. The output folder holds
+    two adaptations; finished adaptations there are reused.
 
     Raises:
-        InputError: for settings that the comparison itself sets, for no held-out queries, or as in `adapt`.
+        InputError: if share, weighting or keep_if_better is given, without held-out queries, or as in `adapt`.
     """
     for key in ("share", "weighting", "keep_if_better"):
         if (value := getattr(settings, key)) != DEFAULTS[key]:
             raise InputError(
-                f"--headroom trains shared and separate adapters with the same settings; {key} is {value!r}: leave "
+                f"--headroom trains shared and separate adapters with the same settings, but {key} is {value!r}: leave "
                 f"{key} out"
             )
     if not settings.measures:
-        raise InputError("--headroom is measured on held-out queries, but held_out is none; hold some out")
+        raise InputError("--headroom is measured on held-out queries, but held_out is none; give --held-out 0.2")
     scores = {}
     for share in (ONE, TASK):
         compare = settings.compare and not settings.collection  # BM25 would be the same beside both

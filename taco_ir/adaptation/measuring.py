@@ -19,7 +19,7 @@ Held = Mapping[str, Sequence[Example]]
 
 
 class TaskScores(NamedTuple):
-    """The scores of a task's queries by its measure."""
+    """The scores of a task's queries, by query id, and the name of the measure."""
 
     measure: str
     values: Mapping[str, float]
@@ -44,7 +44,7 @@ class Ruler:
         return OF_GRADES if graded or not self._pages.known else OF_PAGES
 
     def __call__(self, encoder: TextEncoder, held: Held) -> dict[str, TaskScores]:
-        """Scores of held-out queries by task, by the task's measure."""
+        """Returns the scores of held-out queries by task; each task has its own measure."""
         every = [(task, example.query) for task, examples in held.items() for example in examples]
         texts, tasks = [query.text for _, query in every], [task for task, _ in every]
         queries_BD = encoder.encode_mixed_queries(texts, tasks, held)
@@ -55,7 +55,7 @@ class Ruler:
         return {task: self.score(run, held[task]) for task, run in runs.items()}
 
     def score(self, run: Run, examples: Sequence[Example]) -> TaskScores:
-        """Score a run over the index's passages."""
+        """Returns the scores of one task's run, which ranks passages of the index."""
         measure, queries = self.measure_of(examples), [example.query for example in examples]
         scores = score_run(run, queries, self._page_of, [measure])
         return TaskScores(str(measure), scores.by_query[measure] or {})
@@ -68,7 +68,7 @@ class Ruler:
 
 
 class IndexValidation:
-    """Evaluates held-out queries on the whole index while an adapter trains; `macro` is the mean over tasks."""
+    """Evaluates held-out queries on the whole index during training. Returns scores by task and `macro`, their mean."""
 
     keeps_best = True
 

@@ -20,14 +20,14 @@ FLOAT = 4  # bytes
 
 
 class Draw(NamedTuple):
-    """Batch `number` of a task: the rows of its examples."""
+    """Batch `number` of a task: its examples, as rows of the sampler."""
 
     number: int
     rows: list[int]
 
 
 class Sampling(NamedTuple):
-    """The sizes of a sampled softmax: how many hits of each query and how many random passages it includes."""
+    """The sizes of a sampled softmax: how many hits of each query, and how many random passages."""
 
     hits: int
     random: int
@@ -41,7 +41,7 @@ class WholeIndex(Objective):
 
     Args:
         passages: the vectors of the index.
-        examples: the task's, in the order of the sampler's rows.
+        examples: the task's examples, in the order of the sampler's rows.
         sampling: how many hits and random passages represent the index; None: use all passages.
     """
 

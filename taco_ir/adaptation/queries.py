@@ -31,15 +31,15 @@ class Example(NamedTuple):
     gold: Gold
 
     def as_trained(self, task: str) -> TrainExample:
-        """The example in the form that samplers use."""
+        """Returns the example in the form that samplers use."""
         return TrainExample(self.query.qid, self.query.text, task, (), frozenset(), ())
 
 
 class Pages:
-    """Maps the passages of an index to pages; a passage whose page is unknown counts as a page of its own.
+    """Maps the passages of an index to pages. A passage with an unknown page counts as its own page.
 
     Attributes:
-        known: whether any passage has a page, so that page-level measures make sense.
+        known: True if pages are known, so that page-level measures make sense.
         names: the page names, by page number.
         page_N: the page number of each row.
     """
@@ -54,20 +54,20 @@ class Pages:
         self._number = {name: number for number, name in enumerate(self.names.tolist())}
 
     def rows_of(self, page: str) -> Rows:
-        """The rows of a page's passages in order; empty if the index has none of them."""
+        """Returns the rows of a page's passages in order; empty if the index has no passage of the page."""
         number = self._number.get(page)
         if number is None:
             return np.empty(0, np.int64)
         return self._order_N[self._starts[number] : self._starts[number + 1]]
 
     def of(self, rows: Rows) -> list[str]:
-        """The pages of these rows."""
+        """Returns the page name of each of these rows."""
         found: list[str] = self.names[self.page_N[rows]].tolist()
         return found
 
 
 def _page_names(docids: Sequence[str], collection: Collection | None) -> list[str] | None:
-    """The page of each docid: the collection's, or what stands before `#` in all of them; None where neither says."""
+    """Returns the page of each docid, from the collection or the part before `#` in the docids; None if unknown."""
     if collection is not None and collection.passages.has_pages:
         store = collection.passages
         known = [docid for docid, row in zip(docids, store.rows(docids).tolist(), strict=True) if row >= 0]
@@ -85,9 +85,9 @@ class TaskQueries:
 
     Attributes:
         train: queries to train on.
-        choose: held-out queries that choose the best step and whether the adapter is kept.
-        report: held-out queries that are reported; the same as `choose` if there are too few for both.
-        dropped: the number of unused queries, which share a page with held-out ones.
+        choose: held-out queries that decide which step is best and whether the adapter is kept.
+        report: held-out queries for the report; the same as `choose` if there is only one.
+        dropped: number of queries that are not used, because they share a page or text with held-out queries.
     """
 
     train: Sequence[Example]
@@ -116,7 +116,7 @@ class Reader:
         self._qrels = _read_judgments(qrels)
 
     def read(self, flag: str, names: Sequence[str]) -> dict[str, list[Example]]:
-        """Read query sets and group the queries by task; queries without gold in the index are left out.
+        """Read query sets and group their queries by task. Queries without gold in the index are left out.
 
         Raises:
             InputError: for names of query sets without a collection, queries without gold, or if no gold passage is in
@@ -142,7 +142,7 @@ class Reader:
         found: dict[str, dict[str, Query]] = {}
         for each in topics:
             if not each.has_gold:
-                raise InputError(f"{flag} {each.name}: its queries have no gold; give judgments by --qrels FILE")
+                raise InputError(f"{flag} {each.name}: its queries have no gold; give judgments with --qrels FILE")
             for query in each.queries:
                 own = found.setdefault(_task_of(query, each), {})
                 if own.setdefault(query.qid, query) is not query:
@@ -150,7 +150,7 @@ class Reader:
         return {task: self._examples(flag, task, list(queries.values())) for task, queries in found.items()}
 
     def _examples(self, flag: str, task: str, queries: Sequence[Query]) -> list[Example]:
-        """The queries whose gold the index has. Raises: InputError where it has none of it."""
+        """Returns the queries with gold in the index. Raises: InputError if there are none."""
         graded = [self._positives(query) for query in queries]
         docids = list(dict.fromkeys(docid for grades in graded for docid in grades))
         row_of = dict(zip(docids, self.index.rows(docids).tolist(), strict=True))
@@ -167,12 +167,12 @@ class Reader:
                 " queries have no gold there"
             )
             if not found:
-                raise InputError(said)
+                raise InputError(f"{said}; give queries for the passages of this index")
             log.warning("%s and are left out", said)
         return found
 
     def _positives(self, query: Query) -> dict[str, float]:
-        """Docids of a query's positives with their weights: grades, or 1 for gold passages or all of gold pages."""
+        """Returns a query's positives by docid with their weights: grades, or 1 for all gold passages or pages."""
         if query.grades:
             return {docid: float(grade) for docid, grade in query.grades.items() if grade > 0}
         found = dict[str, float]()
@@ -182,7 +182,7 @@ class Reader:
         return found
 
     def _gold(self, query: Query, grades: Mapping[int, float]) -> Gold | None:
-        """A query's gold by rows, with all passages of its gold pages; None without any positive."""
+        """Returns a query's gold as rows, with all passages of its gold pages; None without a positive."""
         positives = np.array(sorted(row for row in grades if row >= 0), dtype=np.int64)
         if not len(positives):
             return None
@@ -194,20 +194,20 @@ class Reader:
 
 
 def _read_judgments(paths: Sequence[Path]) -> Qrels:
-    """The judgments of several files. Raises: InputError for a query that two of them judge."""
+    """Read the judgments of several files. Raises: InputError for a query in two of them."""
     found: Qrels = {}
     for path in paths:
         own = read_qrels(path)
         if twice := next((qid for qid in own if qid in found), None):
             raise InputError(
-                f"--qrels {path}: another file judges query {twice!r} too; each query may be in one file only"
+                f"--qrels {path}: another file also judges query {twice!r}; give each query in only one file"
             )
         found |= own
     return found
 
 
 def _task_of(query: Query, topics: Topics) -> str:
-    """The task of a query: its own, or the name of its file without the split."""
+    """Returns the task of a query: the task in its record, or the name of its file without the split."""
     if query.task:
         return query.task
     named = TOPICS.fullmatch(topics.name)
@@ -226,7 +226,7 @@ def take(tasks: Mapping[str, Sequence[Example]], most: int, seed: int) -> dict[s
 
 
 def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int, seed: int, task: str) -> TaskQueries:
-    """Split a task's queries into training and held-out ones that share neither pages nor texts.
+    """Hold out a `share` of a task's queries, at most `most`; no training query has a page or text of theirs.
 
     Raises:
         InputError: for too few queries, or too few pages to split them by.
@@ -236,7 +236,7 @@ def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int,
     try:
         split = split_by_page(by_page, wanted, seed, task)
     except InputError as error:
-        raise InputError(f"{error}; give other queries by --validate-on, or --held-out 0") from error
+        raise InputError(f"{error}; give other queries with --validate-on, or --held-out none") from error
     of = {each.query.qid: each for each in examples}
     train, held = ([of[query.qid] for query in part] for part in (split.train, split.dev))
     choose, report = halve(held, pages, most, seed, task)
@@ -246,8 +246,9 @@ def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int,
 def halve(
     examples: Sequence[Example], pages: Pages, most: int, seed: int, task: str
 ) -> tuple[list[Example], list[Example]]:
-    """Split held-out queries into two halves, one for choosing and one for reporting; queries of one page stay
-    together. A single query is in both.
+    """Split at most `most` held-out queries into one half to choose by and one half to report.
+
+    At most one page has queries in both halves. A single query is in both.
     """
     drawn = generator(seed, task, "held out").permutation(len(examples))[:most].tolist()
     order = sorted(drawn, key=lambda row: (hash_names(seed, *pages.of(examples[row].gold.positives[:1])), row))
@@ -257,7 +258,7 @@ def halve(
 
 
 def _with_pages(example: Example, pages: Pages) -> Query:
-    """The query with one evidence set: all pages that its positives are on, and that its evidence names."""
+    """Returns the query with one evidence set: all pages of its positives and of its evidence."""
     named = example.query.gold_pages if pages.known else ()
     own: Iterable[str] = dict.fromkeys([*named, *pages.of(example.gold.positives)])
     return example.query._replace(evidence=(EvidenceSet(tuple(own), ()),))

@@ -1,7 +1,7 @@
 """The report of an adaptation: scores of each task before and after, on held-out queries, with significance tests.
 
-`report.json` is the record, and `report.md` shows the same for reading. The reported queries were not used to choose
-the step or the tasks that keep the adapter, unless a task has too few queries for both.
+`report.json` is the record, and `report.md` shows it to readers. The reported queries are not those that chose the step
+and the tasks that keep the adapter, except if a task has only one held-out query.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class TaskReport(NamedTuple):
         low, high: 95 % bootstrap interval of the difference.
         p_holm: p-value of the paired randomisation test, with Holm's correction.
         chosen_by: difference on the other held-out queries, which decides whether the adapter is kept.
-        kept: whether queries of the task use the adapter.
+        kept: True if queries of the task use the adapter.
         bm25: BM25's score; None if BM25 was not run.
-        values: score with the adapter of each reported query; empty for the macro average.
+        values: score of each reported query with the adapter; empty for the macro average.
     """
 
     task: str
@@ -75,8 +75,8 @@ class Report(NamedTuple):
     """The content of `report.json`.
 
     Attributes:
-        tasks: results by task; empty if no query is held out.
-        macro: average over tasks, if there are several with the same measure.
+        tasks: results of each task; empty if no query is held out.
+        macro: average over tasks; None for one task, or for different measures.
         steps, best_step: number of training steps, and the step whose adapter was saved.
         trained, backbone: number of trained parameters, and of the backbone's parameters.
         seconds, peak_bytes: time and memory of the last process that worked on it.
@@ -109,7 +109,10 @@ def compare_tasks(
     bm25: Mapping[str, TaskScores],
     seed: int,
 ) -> tuple[tuple[TaskReport, ...], TaskReport | None]:
-    """Build the results of each task, and of their macro average if all have the same measure."""
+    """Returns the results of each task, and of their macro average (None for one task, or for different measures).
+
+    Arguments are by task: number of training queries, scores before and after, the gain that decides, BM25's scores.
+    """
     differences = {
         task: {Column(ADAPTER, "", own.measure): paired_differences(own.values, before[task].values)}
         for task, own in after.items()
@@ -145,7 +148,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def report_table(report: Report) -> Table:
-    """A table of scores before and after, by task. `+` and `-` mark significant differences (Holm's correction)."""
+    """Returns a table of scores before and after, by task; `+` and `-` mark significant differences after Holm."""
     header = ["task", "queries", "before", "adapter", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
     rows: list[list[Cell]] = []
     for each in (*report.tasks, *([report.macro] if report.macro else [])):
@@ -159,22 +162,22 @@ def report_table(report: Report) -> Table:
 
 
 def summary(report: Report) -> list[str]:
-    """Sentences on results that the table does not show."""
+    """Returns sentences about results that the table does not show."""
     lines = list(report.notes)
     if worse := [f"{each.task} ({each.difference:+.3f})" for each in report.tasks if each.difference < 0]:
-        lines.append(f"with the adapter these got worse: {', '.join(worse)}")
+        lines.append(f"these tasks got worse with the adapter: {', '.join(worse)}")
     if report.dropped:
         lines.append(
-            f"left to the model as it was, since the adapter does not help their held-out queries:"
+            f"these tasks keep the original model, since the adapter does not improve their held-out queries:"
             f" {', '.join(report.dropped)}"
         )
     share = 100 * report.trained / report.backbone
     lines.append(
-        f"{report.trained:,} numbers were trained, {share:.3g} % of the backbone's; the adapter of step"
+        f"{report.trained:,} numbers were trained, {share:.3g} % of the backbone's; the saved adapter is from step"
         f" {report.best_step:,} of {report.steps:,}"
     )
     index = report.frozen
-    same = "the same before and after" if index.before == index.after else f"but {index.after} afterwards"
+    same = "the same before and after" if index.before == index.after else f"but {index.after} after the adaptation"
     lines.append(f"index {index.path}: SHA-256 {index.before}, {same}")
     return lines
 
@@ -182,7 +185,7 @@ def summary(report: Report) -> list[str]:
 def write_report(report: Report, folder: Path) -> None:
     """Write `report.md`, then `report.json`; the latter marks the adaptation as finished."""
     table = f"{render(report_table(report), 'markdown')}\n" if report.tasks else ""
-    text = f"# What the queries were taught\n\n{table}{''.join(f'- {line}.{chr(10)}' for line in summary(report))}"
+    text = f"# Report of the adaptation\n\n{table}{''.join(f'- {line}.{chr(10)}' for line in summary(report))}"
     with writing(folder / PAGE_FILE) as sink:
         sink.write(text)
     tasks = [each._asdict() for each in report.tasks]
@@ -192,11 +195,11 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def read_report(folder: Path) -> Report:
-    """Read `report.json`. Raises: InputError for another file of that name."""
+    """Read `report.json`. Raises: InputError if the file is not such a report."""
     return read_json(folder / REPORT_FILE, Report, ADVICE)
 
 
 def read_made_of(folder: Path) -> Mapping[str, Any] | None:
-    """The inputs and settings that a finished adaptation was made from; None if there is no finished one."""
+    """Returns the inputs and settings of the finished adaptation in `folder`; None if none is finished."""
     path = folder / MADE_OF_FILE
     return read_json(path, dict[str, Any]) if path.is_file() and (folder / REPORT_FILE).is_file() else None

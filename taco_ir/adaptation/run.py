@@ -134,7 +134,7 @@ class Adaptation:
 
     @cached_property
     def made_of(self) -> dict[str, Any]:
-        """All inputs and settings that the result depends on."""
+        """Returns all settings, and hashes of all inputs, that the result depends on."""
         settings, model = self.settings, ModelFolder.find(self.settings.model)
         chosen = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
         inputs = {"index": self.digest, "model": hash_model(model.path), "its backbone": model.backbone().fingerprint}
@@ -172,7 +172,7 @@ class Adaptation:
                 self._finish(encoder, loop, model, output, seconds)
 
     def _start(self, output: Path) -> DualEncoder:
-        """The encoder to begin or to go on with; a foreign adaptation in the output folder makes way."""
+        """Returns the encoder to start or continue with; removes another adaptation from the output folder."""
         begun = output / MADE_OF_FILE
         ours = begun.is_file() and read_json(begun, dict[str, Any]) == self.made_of
         found = find_latest(output) if ours else None
@@ -205,7 +205,7 @@ class Adaptation:
         return found
 
     def _announce(self, model: DualEncoder, objectives: Sequence[WholeIndex], step: MultiTaskStep, plan: Plan) -> None:
-        """Say what is about to be done, and what it takes."""
+        """Print what the adaptation will do, and how much memory it needs."""
         header = ("task", "queries", "held out", "left out", "in a batch", "positives", "tokens (longest)", "prompt")
         rows: list[list[Cell]] = []
         for each, own in zip(objectives, self.queries.values(), strict=True):
@@ -243,7 +243,7 @@ class Adaptation:
             before, after = self.ruler(was, report), self.ruler(now(), report)
             tasks, macro = compare_tasks(sizes, before, after, chosen_by, kept, bm25, self.settings.seed)
         if unmeasured := [task for task in self.tasks if task not in measured]:
-            notes.append(f"no query is held out of {', '.join(unmeasured)}, so nothing says whether the adapter helps")
+            notes.append(f"no query of {', '.join(unmeasured)} is held out, so it is unknown whether the adapter helps")
         made = Report(
             tasks,
             macro,
@@ -264,7 +264,7 @@ class Adaptation:
         write_report(made, output)
 
     def _bm25(self, held: Held) -> tuple[dict[str, TaskScores], list[str]]:
-        """BM25's scores of held-out queries where there are texts, and why it has none."""
+        """Returns BM25's scores of held-out queries by task; without them, {} and a note why."""
         if self.collection is None or not self.settings.compare:
             return {}, []
         retriever = BM25Retriever(self.collection)
@@ -286,7 +286,7 @@ class Adaptation:
 
 
 def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueries]:
-    """Read the queries by task, split into training and held-out ones.
+    """Read the queries by task, split into training queries and held-out queries.
 
     Raises:
         InputError: for a task with too few queries, or held-out queries of a task that is not trained.
@@ -298,7 +298,7 @@ def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueri
         if not settings.held_out:
             return {task: TaskQueries(own) for task, own in found.items()}
         split = {task: hold_out(own, reader.pages, settings.held_out, most, seed, task) for task, own in found.items()}
-        require_enough({task: own.train for task, own in split.items()}, "queries beside those that are held out")
+        require_enough({task: own.train for task, own in split.items()}, "training queries besides the held-out ones")
         return split
     held = reader.read("--validate-on", settings.validate_on)
     if unknown := next((task for task in held if task not in found), None):
@@ -309,7 +309,7 @@ def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueri
         kept = [example for example in own if plain_text(example.query.text) not in texts]
         choose, report = halve(held.get(task, []), reader.pages, most, seed, task)
         queries[task] = TaskQueries(kept, choose, report, len(own) - len(kept))
-    require_enough({task: own.train for task, own in queries.items()}, "queries that are not held out as well")
+    require_enough({task: own.train for task, own in queries.items()}, "training queries besides the held-out ones")
     return queries
 
 
@@ -341,7 +341,7 @@ def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collecti
     if encoder.dim != index.dim:
         raise InputError(
             f"--index {index.path}: its vectors have {index.dim} dimensions, the vectors of --model {model} have "
-            f"{encoder.dim}"
+            f"{encoder.dim}; give the model that made the index"
         )
     if index.encoder is not None:
         if not index.encoder.is_of(encoder):
@@ -354,14 +354,14 @@ def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collecti
         return
     known = [] if collection is None else sample_texts(index, collection)
     if not known:
-        log.warning("nothing says which encoder made %s; --collection with its texts would compare vectors", index.path)
+        log.warning("%s does not record its encoder; to compare vectors, give --collection with its texts", index.path)
         return
     cosines_N = compare_texts(index, encoder, known)
     log.info("%s: cosines of %d vectors to the encoder's: %.4f at least", index.path, len(known), cosines_N.min())
 
 
 def sample_texts(index: FrozenIndex, collection: Collection) -> list[Passage]:
-    """Sample passages, evenly spread over the index, whose texts are in the collection; empty if too few are."""
+    """Sample up to ten passages, evenly spread over the index, whose texts the collection has."""
     step = max(1, len(index) // (COMPARED * COMPARED))
     docids = [index.docids[row] for row in range(0, len(index), step)]
     rows = collection.passages.rows(docids).tolist()

@@ -1,6 +1,6 @@
-"""The settings of an adaptation; a setting has one name as a flag, in a TOML file and in the saved record.
+"""The settings of an adaptation. A setting has the same name as a flag, in a TOML file and in the saved record.
 
-Settings that a training has too mean the same here, and are checked by the same code.
+Settings that a training also has mean the same here, and are checked by the same code.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ MEASURES = Only("queries that are held out", lambda settings: settings.held_out 
 COMPARES = Only(
     "a collection and queries that are held out", lambda settings: settings.collection != "" and MEASURES.acts(settings)
 )
-BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
+BATCHED = Only("shares given as a word", lambda settings: settings.shares.isalpha())
 
 
 def same(key: str, **changes: Any) -> Any:
-    """Define a setting like the training setting `key`; `changes` replace its default, help or rules."""
+    """Returns a setting like the training setting `key`; `changes` replace its default, help or rules."""
     entry = KEYS[key]
     rules = {name: rule for name, rule in {**entry.metadata, **changes}.items() if rule is not None}
     if "default" not in rules:
@@ -80,8 +80,8 @@ class AdaptSettings(Settings):
     topics: tuple[str, ...] = flag(
         NOTHING,
         "queries to learn from, with gold: query sets of the collection, such as nq-train, or files. Files are "
-        "KILT records, or, with --qrels, id<TAB>text, TREC <top> or BEIR's JSON lines; a file that names no "
-        "tasks is one task, named like the file",
+        "KILT records or, with --qrels, id<TAB>text, TREC <top> or BEIR's JSON lines. A file without task names "
+        "is one task with the file's name",
         metavar="TOPICS",
         whole=True,
     )
@@ -90,8 +90,8 @@ class AdaptSettings(Settings):
     )
     collection: str = flag(
         "",
-        "the collection that --topics names query sets of. If it holds the indexed texts, they are checked "
-        "against the index",
+        "the collection of the query sets in --topics. If it has the texts of the index, the encoder's vectors of a "
+        "few texts are compared with the index",
         metavar="COLLECTION",
     )
     output: str = flag("", "folder to write checkpoints, log, report and the model to", metavar="FOLDER")
@@ -100,7 +100,7 @@ class AdaptSettings(Settings):
     device: str = same("device")
     share: str = flag(
         ONE,
-        "train one adapter for the queries of all tasks, one for each task, or one for each group of tasks",
+        "which queries share an adapter. one: all; task: each task has its own; group: each group of tasks has its own",
         choices=SHARES,
     )
     groups: tuple[str, ...] = flag(
@@ -118,7 +118,8 @@ class AdaptSettings(Settings):
     temperature: float = same("temperature", only=None)
     softmax_passages: int = flag(
         500_000,
-        "compute the softmax exactly over indexes of up to this many passages; sample it over larger ones",
+        "up to this many passages, compute the softmax over the whole index; for a larger index, estimate it from "
+        "the hits and random passages",
         min=0,
     )
     hits: int = flag(
@@ -127,7 +128,7 @@ class AdaptSettings(Settings):
         min=1,
     )
     random: int = flag(
-        8192, "for a sampled softmax: how many random passages to include, which represent all the others", min=1
+        8192, "for a sampled softmax: how many random passages to include; they stand for all other passages", min=1
     )
     batch_size: int = same("batch_size", only=BATCHED)
     shares: str = same("shares")
@@ -140,7 +141,7 @@ class AdaptSettings(Settings):
     clip: float = same("clip")
     steps: int = flag(200, "number of steps; auto: from the number of epochs", min=1, named=AUTO)
     epochs: float = same("epochs", only=BY_EPOCHS)
-    accumulate: int = flag(1, "compute each batch in this many slices", min=1)
+    accumulate: int = flag(1, "compute each batch in this many slices, to save memory", min=1)
     gradcache: int = same("gradcache")
     precision: str = same("precision")
     dropout: float = same("dropout")
@@ -155,15 +156,15 @@ class AdaptSettings(Settings):
         only=SPLITS,
     )
     validate_on: tuple[str, ...] = flag(
-        NOTHING, "hold out these topics instead, given as for --topics", metavar="TOPICS", whole=True
+        NOTHING, "hold out these query sets or files instead, given as in --topics", metavar="TOPICS", whole=True
     )
     validation_queries: int = flag(400, "hold out at most this many queries of each task", min=2, only=MEASURES)
     validate_every: int = same("validate_every", default=25, only=MEASURES)
     patience: int = same("patience", only=MEASURES)
     keep_if_better: bool = flag(
-        True, "keep the original model for tasks whose held-out queries the adapter does not improve", only=MEASURES
+        True, "keep the original model for each task with held-out queries that do not improve", only=MEASURES
     )
-    compare: bool = flag(True, "also search with BM25 for held-out queries", only=COMPARES)
+    compare: bool = flag(True, "also search the held-out queries with BM25, and report its scores", only=COMPARES)
     checkpoint_every: int = same("checkpoint_every", default=50)
     keep_checkpoints: int = same("keep_checkpoints", default=1)
     log_cosines: int = same("log_cosines")
@@ -185,18 +186,18 @@ class AdaptSettings(Settings):
 
     @property
     def idle(self) -> dict[str, str]:
-        """Settings that have no effect beside the others, each with a description of when it has one."""
+        """Returns the settings that have no effect with these values of others, and what each needs, in words."""
         limits = {entry.name: entry.metadata["only"] for entry in fields(self) if "only" in entry.metadata}
         return {key: only.goes_with for key, only in limits.items() if not only.acts(self)}
 
     @property
     def measures(self) -> bool:
-        """Whether queries are held out."""
+        """True if queries are held out."""
         return MEASURES.acts(self)
 
     @property
     def group_of(self) -> dict[str, str]:
-        """The group of each task. Raises: InputError for a malformed text, or a task in two groups."""
+        """Returns the group of each task; {} without groups. Raises: InputError for text that is not GROUP=TASKS."""
         found: dict[str, str] = {}
         for text in self.groups if self.share == GROUP else ():
             group, _, tasks = text.partition("=")
@@ -218,12 +219,12 @@ class AdaptSettings(Settings):
         return AdapterSettings(tune_roles=roles, **{key: getattr(self, own) for own, key in OF_ADAPTERS.items()})
 
     def section(self, kind: type[Section]) -> Section:
-        """A section of a training with the keys that mean the same here."""
+        """Returns a section of training settings, with the values of the keys that mean the same here."""
         own = rules_of(kind).keys() - UNLIKE  # type: ignore[arg-type]
         return kind(**{key: value for key, value in vars(self).items() if key in own})
 
     def flat(self) -> Values:
-        """All settings with their values, in the form that files have."""
+        """Returns all settings and their values, in the form that files have."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
@@ -231,7 +232,7 @@ DEFAULTS: Values = {
     entry.name: {} if entry.name == "weighting_options" else entry.default for entry in fields(AdaptSettings)
 }
 SECTIONS = {  # the first key of each group of flags in --help
-    "index": "what is taught to what",
+    "index": "model, index and queries",
     "share": "adapter",
     "temperature": "loss and batches",
     "weighting": "weighting and optimisation",
@@ -262,6 +263,6 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> AdaptSettings:
     except InputError as error:
         raise InputError(f"{path}: {error}" if path else str(error)) from error
     for key, goes_with in settings.idle.items():
-        if key in flags:  # refused even where the value is the default
+        if key in flags:  # refused even if the value is the default
             raise InputError(f"{as_flag(key)} has an effect only with {goes_with}")
     return settings

@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Passages(Protocol):
-    """Access to passage vectors by row, as `FrozenIndex` provides it."""
+    """The interface of passage vectors that are read by row, such as a `FrozenIndex`."""
 
     def __len__(self) -> int: ...
     def block(self, start: int, stop: int) -> Vectors: ...
@@ -80,10 +80,10 @@ class Targets(NamedTuple):
 
 
 def whole_losses(queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float) -> Tensor:
-    """Loss [B] of each query against all passages of an index; gradients flow to the queries only.
+    """Returns the loss [B] of each query against all passages of an index; gradients flow only to the queries.
 
-    Each positive competes with all passages that are neither positive nor excluded, as in `contrastive_loss`. The
-    losses of several positives are averaged with their weights. A query without negatives has loss 0.
+    Each positive competes with all passages except other positives and excluded passages, as in `contrastive_loss`.
+    The losses of several positives are averaged with their weights. A query without negatives has loss 0.
     """
     losses_B: Tensor = _WholeLosses.apply(queries_BD, passages, targets.to(queries_BD.device), temperature)  # type: ignore[no-untyped-call]
     return losses_B
@@ -131,11 +131,11 @@ class _WholeLosses(torch.autograd.Function):
 def sampled_losses(
     queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float, hits: int, random_M: Rows
 ) -> Tensor:
-    """Loss [B] of each query against its hits in the index and random passages, which represent all others.
+    """Returns the loss [B] of each query against its hits in the index and random passages, which stand for others.
 
-    The sum of exponentials over negatives is exact for the passages that a search with the current query vectors finds.
+    The sum of exponentials over negatives is exact for the `hits` passages that a search with the query vectors finds.
     For all other passages it is estimated from the random passages that are not hits, scaled up by the number of
-    passages. The estimate is unbiased, and exact if all passages are drawn. A query's loss does not depend on other
+    passages. The estimate is unbiased, and exact if all passages are sampled. A query's loss does not depend on other
     queries.
 
     Args:
@@ -164,13 +164,13 @@ def sampled_losses(
 
 
 def _within(rows: Tensor, start: int, stop: int) -> slice:
-    """The places of sorted rows that are in start..stop-1."""
+    """Returns the slice of sorted rows that are in start..stop-1."""
     ends = torch.searchsorted(rows, torch.tensor([start, stop], device=rows.device)).tolist()
     return slice(*ends)
 
 
 def _tensor(vectors_ND: Vectors) -> Tensor:
-    """The vectors without a copy, even of a file that is mapped for reading; nothing here writes to them."""
+    """Returns the vectors as a tensor without a copy, even of a file that is mapped for reading; never write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(vectors_ND)

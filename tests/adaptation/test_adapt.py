@@ -275,7 +275,7 @@ def test_it_learns_on_held_out_queries_alone(settings: Settings) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no gold": ({"topics": ("QUERIES",)}, "its queries have no gold; give judgments by --qrels"),
+    "no gold": ({"topics": ("QUERIES",)}, "its queries have no gold; give judgments with --qrels"),
     "topics without a collection": (
         {"collection": ""},
         "nq-train: this names topics of a collection, so --collection is needed",
@@ -297,7 +297,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too wide": ({"width": 99}, r"^width is 99; adapter allows 1 to 32"),
     "a method without prompts": ({"positions": "plain"}, r"^positions is 'plain', but method adapter has no prompts"),
-    "all held out": ({"held_out": 0.99}, "too few to hold|queries beside those that are held out"),
+    "all held out": ({"held_out": 0.99}, "too few to hold|queries besides the held-out ones"),
     "longer than the model takes": ({"query_length": 999}, "query_length is 999; the model allows 1 to 128"),
     "hits of an exact softmax": (
         {"hits": 9},
