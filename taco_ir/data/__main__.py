@@ -1,4 +1,4 @@
-"""`python -m taco_ir.data`: list data, get KILT's files, build passages, and make smaller collections."""
+"""`python -m taco_ir.data`: list data, get KILT's files, make passages, and make smaller collections."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from taco_ir.data.kilt_files import (
 from taco_ir.data.subsets import make_subset
 from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
 
-DESCRIPTION = """Data to search and train on. Nothing is downloaded, except by `get`.
+DESCRIPTION = """Get and prepare data to search and train on. Only the command `get` downloads anything.
 
 commands:
-  list      list all data with sizes and places, or the topics of one collection
-  get       get files of the KILT benchmark, from the network or a local copy
+  list      list all data, with sizes and paths, or the topics of one collection
+  get       download files of the KILT benchmark, or take them from a local copy
   passages  cut KILT's Wikipedia into passages, or use existing ones
-  subset    make a smaller collection: all gold passages of some topics, and distractors sampled from the rest
-  hold-out  make a collection to choose settings on: dev topics from train queries that share no page with the others"""
+  subset    make a smaller collection: all gold passages of some topics, and a sample of other passages
+  hold-out  make a collection to choose settings on: some train queries become dev topics"""
 EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 
 
 def list_parser() -> Parser:
     parser = Parser(
         "data list",
-        "List all data with sizes and places; with --collection, the topics of one collection.",
+        "List all data, with sizes and paths. With --collection, list the topics of one collection.",
         example="python -m taco_ir.data list --collection sample",
     )
     parser.flag(
         "--collection",
-        "show the format this collection was recognised as, and list its topics [default: list all data]",
+        "show the format of this collection and list its topics [default: list all data]",
         default=None,
     )
     return parser
@@ -68,13 +68,13 @@ def list_data(argv: Sequence[str]) -> None:
 
 
 def get_parser() -> Parser:
-    parser = Parser("data get", "Get files of the KILT benchmark; files that exist stay.", example=EXAMPLE)
-    ids = "kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)"
+    parser = Parser("data get", "Download files of the KILT benchmark. Existing files are kept.", example=EXAMPLE)
+    ids = "what to get, such as kilt/nq/dev, kilt/all-dev (every task) or kilt/knowledgesource (Wikipedia, 37 GB)"
     parser.flag("ids", ids, nargs="+", metavar="ID")
     parser.flag(
         "--file",
-        "use this local copy (plain or gzip) instead of downloading; needs a single ID. For TriviaQA also give "
-        "the file of its original release",
+        "use this local copy (plain or gzip) instead of downloading; allowed with a single ID. For TriviaQA, also give "
+        "the archive of its original release",
         nargs="+",
         default=[],
         type=Path,
@@ -89,26 +89,26 @@ def get_data(argv: Sequence[str]) -> None:
     wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand_names(name)))
     if options.file and len(wanted) + len(sources) != 1:
         raise InputError(
-            f"--file needs a single ID, but {' '.join(options.ids)} means {len(wanted) + len(sources)} files"
+            f"--file needs a single ID, but {' '.join(options.ids)} means {len(wanted) + len(sources)} files; name one"
         )
     for topics in wanted:
         print(get_topics(topics, options.file, report=report_progress(KILT_FILES[topics].name)))
     if sources:
         if len(options.file) > 1:
-            raise InputError(f"--file names {len(options.file)} files for {sources[0]}; give one")
+            raise InputError(f"--file names {len(options.file)} files for {sources[0]}; give one file")
         print(get_knowledge_source(options.file[0] if options.file else None, report=report_progress(SOURCE_FILE)))
 
 
 def passages_parser() -> Parser:
     parser = Parser(
         "data passages",
-        "Cut KILT's Wikipedia into passages for the collection `kilt`, or use passages that exist.",
+        "Cut KILT's Wikipedia into the passages of the collection `kilt`, or use an existing file of passages.",
         example="python -m taco_ir.data passages --words 100",
     )
-    help = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
+    help = "file with KILT's Wikipedia, plain or gzip [default: the file that `get kilt/knowledgesource` downloads]"
     parser.flag("--source", help, type=Path, metavar="FILE")
-    parser.flag("--words", "words per passage [default: 100]", type=positive, metavar="N")
-    parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="FILE")
+    parser.flag("--words", "number of words in a passage [default: 100]", type=positive, metavar="N")
+    parser.flag("--file", "use the passages in FILE (DPR's psgs_w100.tsv, or JSON lines)", type=Path, metavar="FILE")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     return parser
 
@@ -129,20 +129,20 @@ def make_passages(argv: Sequence[str]) -> None:
 def subset_parser() -> Parser:
     parser = Parser(
         "data subset",
-        "Make a smaller collection: all gold passages of the topics, and distractors sampled from the rest. Its folder "
-        "includes the topics, so --collection FOLDER searches them. Scores in a subset are far above those in the "
-        "whole collection: use them only to compare systems on the same subset.",
+        "Make a smaller collection: all gold passages of the topics, and distractors (a sample of other passages). "
+        "The folder also contains the topics, so it can be given as --collection. In a subset, scores are much higher "
+        "than in the whole collection, so use them only to compare systems on the same subset.",
         ("--collection", "--topics", "--seed"),
         "python -m taco_ir.data subset --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )
     most = "use at most this many queries of each query set, sampled with the seed [default: all]"
     parser.flag("--max-queries", most, type=positive, metavar="N")
     parser.flag(
-        "--distractors", "how many passages to sample that are not gold", type=positive, required=True, metavar="N"
+        "--distractors", "number of passages to sample that are not gold", type=positive, required=True, metavar="N"
     )
     parser.flag(
         "--output",
-        "folder to write the subset to; if it already holds the same subset, nothing changes",
+        "folder to write the subset to; a folder that already contains the same subset is kept",
         required=True,
         metavar="FOLDER",
     )
@@ -153,9 +153,7 @@ def make_smaller(argv: Sequence[str]) -> None:
     parser = subset_parser()
     options = parser.parse_args(argv)
     if not options.topics:
-        raise InputError(
-            f"--topics is needed: a subset contains the gold passages of these topics (see {parser.prog} --help)"
-        )
+        raise InputError(f"--topics is needed: a subset contains their gold passages (see {parser.prog} --help)")
     collection, output = open_collection(options.collection), Path(options.output)
     topics, report = collection.expand(options.topics), report_progress(output.name, "passages", 1)
     most = options.max_queries or 0
@@ -166,17 +164,17 @@ def make_smaller(argv: Sequence[str]) -> None:
 def held_out_parser() -> Parser:
     parser = Parser(
         "data hold-out",
-        "Make a collection to choose settings on: the same passages, dev topics sampled from train queries, and train "
-        "topics without these and without all queries that share a page with them. (Queries held out at random share "
-        "pages with those trained on, and flatter a model that learned these pages by heart.)",
+        "Make a collection to choose settings on, with the same passages. Some train queries, a sample, become dev "
+        "topics. Other train queries are left out if they share a gold page with a dev topic, because a model that "
+        "remembers pages from training would get scores that are too high.",
         ("--collection", "--seed"),
         "python -m taco_ir.data hold-out --collection mini-kilt --tasks nq squad --share 0.1 --output validation",
     )
-    parser.flag("--tasks", "tasks with train topics", nargs="+", required=True, metavar="TASK")
+    parser.flag("--tasks", "tasks to split; each needs train topics", nargs="+", required=True, metavar="TASK")
     parser.flag(
-        "--share", "hold out about this fraction of each task's queries [default: 0.1]", type=float, default=0.1
+        "--share", "fraction of each task's queries to hold out, approximately [default: 0.1]", type=float, default=0.1
     )
-    parser.flag("--output", "folder of the collection", required=True, metavar="FOLDER")
+    parser.flag("--output", "folder to write the collection to", required=True, metavar="FOLDER")
     return parser
 
 
@@ -189,11 +187,11 @@ def make_held_out(argv: Sequence[str]) -> None:
     tasks = list(dict.fromkeys(resolve_task(task, known) for task in options.tasks))
     for task, split in hold_out(collection, tasks, options.share, options.seed, Path(options.output)).items():
         counts = f"{len(split.train):,} to train on, {len(split.dev):,} held out"
-        print(f"{task}: {counts}, {split.dropped:,} in neither (a page of both)")
+        print(f"{task}: {counts}, {split.dropped:,} left out (they share a page with held-out queries)")
 
 
 def report_progress(what: str, unit: str = "KB", size: int = 1000) -> Report:
-    """Make a callback that shows a progress line in units of `size` bytes, from the first report on."""
+    """Make a callback for (done, total) that shows a progress line; both numbers are divided by `size`."""
     shown: list[Progress] = []
 
     def report(done: int, total: int) -> None:

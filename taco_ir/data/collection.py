@@ -1,6 +1,6 @@
 """Collections: passages, and topics for each task.
 
-`sample` comes with the package, `kilt` is the full benchmark, any other name is a folder.
+`sample` comes with the package, `kilt` is the full benchmark, and any other name is a path or PREFIX:PLACE.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from taco_ir.data.query_files import Qrels, read_qrels, read_query_texts, releva
 from taco_ir.data.topics import read_topics
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ALIKE = 0.8  # of names of files, 1 for equal ones
-OWN = SAMPLE, KILT = "sample", "kilt"  # names that are no place
+ALIKE = 0.8  # similarity of file names; 1 means equal
+OWN = SAMPLE, KILT = "sample", "kilt"  # names that are not paths
 OURS = "KILT-style folder"
 TOPIC_SUFFIXES = (".jsonl", ".tsv", ".txt", ".trec", ".topics")
 DPR_PASSAGES = "psgs_w100.tsv"
@@ -42,7 +42,7 @@ class Topics(NamedTuple):
     """A query set: the queries of one task and split.
 
     Attributes:
-        name: the name, as the file has it.
+        name: the file's name without suffixes, such as nq-dev.
         task: the task of all queries; "" if each query has its own.
     """
 
@@ -61,19 +61,19 @@ class Topics(NamedTuple):
 
     @property
     def gold_fingerprint(self) -> str:
-        """Hash of everything that scores depend on: as `fingerprint`, and answers, evidence and grades."""
+        """Hash of everything that scores depend on: ids, texts, tasks, answers, evidence and grades of the queries."""
         asked = ((each, [each.grades] if each.grades else []) for each in self.queries)
         return fingerprint([[own.qid, own.text, own.task, own.answers, own.evidence, *more] for own, more in asked])
 
 
 def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
-    """Replace the gold of topics by graded judgments, and drop queries without any.
+    """Replace the gold of topics by graded judgments, and drop queries without judgments.
 
     Args:
         path: the file of the judgments, for error messages.
 
     Raises:
-        InputError: if none of the queries of some topics is judged.
+        InputError: if one of the topics has no judged query.
     """
     judged = []
     for each in topics:
@@ -83,31 +83,31 @@ def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
             if query.qid in qrels
         ]
         if not queries:
-            said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
+            said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is in {each.name}"
             raise InputError(f"--qrels {path}: {said}")
         judged.append(each._replace(queries=queries))
     return judged
 
 
 def judged_topics(path: Path) -> Topics:
-    """The queries of a qrels file, without texts, which is enough to score a run. Raises: InputError."""
+    """Read a qrels file as topics. Their queries have no texts, which scoring does not need. Raises: InputError."""
     return topics_of_qrels(read_qrels(path), path.name.removesuffix(".gz").partition(".")[0])
 
 
 def topics_of_qrels(qrels: Qrels, name: str) -> Topics:
-    """The queries that judgments name, without texts."""
+    """Make topics of the queries in `qrels`; these queries have ids and gold, but no texts."""
     queries = [Query(qid, "", "", evidence=relevant(grades), grades=grades) for qid, grades in qrels.items()]
     return Topics(name, "", queries)
 
 
 class Collection:
-    """Passages and query sets under one name; both are read on first use.
+    """A collection: passages and query sets, which are read on first use.
 
     Args:
-        tasks: the tasks of topics that are not called TASK-SPLIT, such as `msmarco` of `msmarco-small-dev`.
+        tasks: the task of topics that are not named TASK-SPLIT; for example, `msmarco-small-dev` has task `msmarco`.
 
     Attributes:
-        layout: the format that the collection was recognised as.
+        layout: the format of the collection's files, such as "BEIR folder".
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Collection:
 
     @property
     def why_no_topics(self) -> str:
-        """For a collection without topics, a sentence on where they would have to be; otherwise ""."""
+        """A sentence on where topics were expected, if the collection has no topics; otherwise ""."""
         if self._topic_paths:
             return ""
         said = f"collection {self.name} has no topics"
@@ -150,10 +150,10 @@ class Collection:
         return {name.task for name in self._topic_paths} | {*self._tasks.values()}
 
     def expand(self, names: Sequence[str]) -> list[str]:
-        """Resolve names of topics and remove repeats; `all-dev` (or -train, -test) means the topics of every task.
+        """Return full names of topics, without repeats. `all-dev` (or -train, -test) means the topics of every task.
 
         Raises:
-            InputError: for an unknown name, or two files of the same name, whose runs would overwrite each other.
+            InputError: for an unknown name, or two files with the same name, since their runs would have one name.
         """
         refuse_text(names, "topics")
         if self.why_no_topics and not all(map(is_topics_file, names)):
@@ -173,7 +173,7 @@ class Collection:
         return list(named.values())
 
     def topics(self, name: str) -> Topics:
-        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`) and warn of gold that is not in the collection.
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`); warn about gold pages that it lacks.
 
         Raises:
             InputError: for an unknown name or a file that cannot be read.
@@ -189,10 +189,10 @@ class Collection:
         return loaded
 
     def judge(self, topics: Sequence[Topics], path: Path) -> list[Topics]:
-        """Replace the gold of topics by the judgments in a qrels file, and drop queries without any.
+        """Replace the gold of topics by the judgments in a qrels file, and drop queries without judgments.
 
         Raises:
-            InputError: for a file that cannot be read, or that judges none of the queries or none of the passages.
+            InputError: if the file cannot be read, or judges no query of the topics or no passage of the collection.
         """
         qrels = read_qrels(path)
         docids = list(dict.fromkeys(docid for grades in qrels.values() for docid in grades))
@@ -207,7 +207,7 @@ class Collection:
         return judge_by(topics, qrels, str(path))
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Read topics by name or from a file, without the passages; `only` has the ids to keep. Raises: InputError."""
+        """Read topics by name or from a file, but no passages. `only`: ids of queries to keep. Raises: InputError."""
         if is_topics_file(name):
             return read_topics_file(Path(name), only)
         topics = resolve_topics(name, self._topic_paths)
@@ -215,19 +215,19 @@ class Collection:
         return Topics(_file_name(path), task, read_topics(path, task, only))
 
     def topics_path(self, name: str) -> Path:
-        """The file of topics by name. Raises: InputError for an unknown name."""
+        """Return the file of the topics with this name. Raises: InputError for an unknown name."""
         return self._topic_paths[resolve_topics(name, self._topic_paths)]
 
 
 def is_topics_file(name: str) -> bool:
-    """Whether `name` is a file of topics, not the name of topics in the collection."""
+    """Return whether `name` is the path of a topics file, judged by its suffix, and not the name of topics."""
     return name.removesuffix(".gz").endswith(TOPIC_SUFFIXES)
 
 
 def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
     """Read a file of topics: KILT records, or query texts in BEIR's, MS MARCO's or TREC's format.
 
-    KILT records must name their tasks, unless the file is named <task>-<split>.jsonl as in a collection.
+    KILT records must name their tasks, except in a file with a name such as nq-dev.jsonl (task, split).
 
     Args:
         only: ids of the queries to keep; None keeps all.
@@ -248,12 +248,12 @@ def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
 def open_collection(name: str | Path | Collection) -> Collection:
     """Open a collection: `sample` (shipped with the package), `kilt`, a folder or file, or `PREFIX:PLACE`.
 
-    The format of a folder or file is recognised from its contents. A collection in a foreign format is read once and
-    kept in the data home in our own format (see `taco_ir.data.formats`). If its columns have other names, give these
-    after a question mark, as in `docs.parquet?id=docno&text=body`.
+    The format of a folder or file is recognised from its contents. A collection in another format than ours is read
+    once and kept in the data home in our format (see `taco_ir.data.formats`). Names of columns can be given after a
+    question mark, as in `docs.parquet?id=docno&text=body`.
 
     Raises:
-        InputError: for a missing place, or one that fits no format or several.
+        InputError: if the collection does not exist, or if its files fit no format or several formats.
 
     Examples:
         >>> collection = taco_ir.open_collection("sample")
@@ -286,7 +286,7 @@ def open_collection(name: str | Path | Collection) -> Collection:
         return Collection(source.name, path, _topic_paths(topics_folder), source.layout, tasks)
     if passages is None:
         build = "; build it with `python -m taco_ir.data passages`" if name == KILT else ""
-        found = "a file in no layout that is read" if folder.is_file() else "no such folder"
+        found = "a file in no known format" if folder.is_file() else "no such folder"
         if folder.is_dir() or build:
             found = f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}{_nearest(folder)}"
         raise InputError(
@@ -299,10 +299,10 @@ def open_collection(name: str | Path | Collection) -> Collection:
 
 
 def _find_source(name: str) -> Source | None:
-    """Recognise a foreign collection: `PREFIX:PLACE` by its prefix, a path by what lies there; None where nothing fits.
+    """Recognise a collection in another format: `PREFIX:PLACE` by its prefix, a path by its files; None if none fits.
 
     Raises:
-        InputError: where two formats fit; the message says how to choose.
+        InputError: if two formats fit; the message says how to choose one.
     """
     place, asked, told = (name, "", "") if Path(name).exists() else name.partition("?")
     columns = dict(pairs := parse_qsl(told))
@@ -310,7 +310,7 @@ def _find_source(name: str) -> Source | None:
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise InputError(f"--columns {' '.join(map('='.join, pairs))}: give {' and '.join(twice)} only once")
     if asked and not columns:
-        raise InputError(f"--collection {name}: write columns like {place}?id=docno&text=body")
+        raise InputError(f"--collection {name}: after ?, write columns like {place}?id=docno&text=body")
     prefix, colon, rest = place.partition(":")
     if colon and prefix in FORMATS:
         return _format(prefix).opens(rest, columns)
@@ -320,16 +320,16 @@ def _find_source(name: str) -> Source | None:
             f"--collection {name}: it could be {' or '.join(fitting)}; choose one, such as {fitting[0]}:{name}"
         )
     if columns and not fitting and (Path(place).exists() or place in OWN):
-        raise InputError(f"--columns has an effect only with tables, and --collection {place} is not one")
+        raise InputError(f"--columns has an effect only with tables, and --collection {place} is not one; leave it out")
     return _format(fitting[0]).opens(place, columns) if fitting else None
 
 
 def _nearest(folder: Path) -> str:
-    """The layout that a folder is nearest to by the names of its files, and what it lacks; "" if none is near."""
+    """Describe the format with the most similar file names, and the file that is missing; "" if none is similar."""
     files = sorted(folder.glob("*"))
     for path in (path for path in files if path.is_file()):
         if fitting := [prefix for prefix in FORMATS if _format(prefix).recognises(path)]:
-            return f"; {path} is of the layout {fitting[0]}, give that"
+            return f"; {path} is of the layout {fitting[0]}; give this file"
     there = [path.name.removesuffix(".gz") for path in files]
     best, said = 0, ""
     for layout, names in {"ours": (PASSAGES,), **{prefix: _format(prefix).files for prefix in FORMATS}}.items():
@@ -347,7 +347,7 @@ def _format(prefix: str) -> Format:
 
 
 def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
-    """Topic files of a folder by canonical name. Raises: InputError if two files have the same topics."""
+    """Return the topics files of a folder, by canonical name. Raises: InputError if two files have the same topics."""
     paths: dict[TopicsName, Path] = {}
     for path in sorted(folder.iterdir()):
         if matched := TOPIC_FILE.fullmatch(path.name):

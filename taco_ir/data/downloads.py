@@ -22,7 +22,7 @@ from taco_ir.core.processes import log
 if TYPE_CHECKING:
     import requests
 
-Report = Callable[[int, int], None]  # (done, in all), in bytes here
+Report = Callable[[int, int], None]  # called with (done, total), here in bytes
 BLOCK = 1 << 18
 PASSING_FAULTS = (408, 425, 429, 500, 502, 503, 504)
 GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -40,18 +40,18 @@ def fetch(
     report: Report | None = None,
     pause: float = 1.0,
 ) -> Path:
-    """Download `url` to `path`; if an earlier attempt or process left a `.part` file, continue it.
+    """Download `url` to `path`. If an earlier attempt left a `.part` file, the download continues it.
 
-    Environment: it gives up after IR_DATASETS_DL_TRIES (3) attempts in a row without progress; an attempt ends after
-    IR_DATASETS_DL_TIMEOUT (15) seconds without a byte.
+    Environment: the download fails after IR_DATASETS_DL_TRIES (3) attempts in a row without progress. An attempt ends
+    after IR_DATASETS_DL_TIMEOUT (15) seconds without a byte.
 
     Args:
         size: the file's size in bytes, if known.
-        report: called with the number of bytes done, and of all bytes.
+        report: called with the number of downloaded bytes and the total number of bytes.
         pause: seconds before the next attempt, doubled after each attempt without progress.
 
     Raises:
-        InputError: for an address that does not answer or has no such file, another size or md5, or a full disk.
+        InputError: if the server does not answer or lacks the file, if size or md5 are wrong, or if the disk is full.
     """
     part, mark = _partial_paths(path)
     try:
@@ -74,13 +74,13 @@ def fetch(
 
 
 def take(source: Path, path: Path, md5: str | None = None, size: int | None = None, link: bool = False) -> Path:
-    """Copy a local file to the place of a download; gzip is decompressed unless `path` ends in .gz.
+    """Copy a local file to `path` instead of downloading it. Gzip is decompressed, except if `path` ends in .gz.
 
     Args:
-        link: make a hard link to a plain file on the same disk instead of a copy.
+        link: make a hard link instead of a copy, if the file is plain and on the same disk.
 
     Raises:
-        InputError: for a missing file, broken gzip, or another size or md5; nothing is left behind.
+        InputError: if the file is missing, is broken gzip, or has a wrong size or md5. Then nothing is written.
     """
     if not source.is_file():
         raise InputError(f"--file {source}: no such file")
@@ -103,7 +103,7 @@ def take(source: Path, path: Path, md5: str | None = None, size: int | None = No
                 sink.write(block)
             _require_md5(source, digest.hexdigest(), md5)
     except GZIP_FAULTS as error:
-        raise InputError(f"--file {source}: broken gzip ({error})") from error
+        raise InputError(f"--file {source}: broken gzip ({error}); get the file again") from error
     return path
 
 
@@ -113,7 +113,7 @@ def compute_md5(path: Path) -> str:
 
 
 def _partial_paths(path: Path) -> tuple[Path, Path]:
-    """The partial file, and the file that notes which version of the remote file it belongs to."""
+    """Return the partial file, and the file that notes which version of the remote file it belongs to."""
     return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.version")
 
 
@@ -176,13 +176,13 @@ def _request(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
             url, headers=headers, stream=True, timeout=timeout, hooks={"response": _refuse_plain}
         ) as response:
             total = _accept(response, sink, path, size)
-            if response.status_code == 416:  # the partial file is complete; the body only says so
+            if response.status_code == 416:  # the partial file is complete; the body contains nothing more
                 return
             for block in response.raw.stream(BLOCK, decode_content=False):
                 sink.write(block)
                 sink.flush()
                 if sink.tell() > total:
-                    _restart(sink)  # these are not the bytes of a known file
+                    _restart(sink)  # the bytes do not belong to the announced file
                     raise InputError(
                         f"{url}: the server sent more than the {total} bytes it announced; nothing was kept"
                     )
@@ -195,7 +195,7 @@ def _request(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
 
 
 def _refuse_plain(response: requests.Response, *_: object, **__: object) -> None:
-    """Raise InputError for a redirect from https to anything else, which others on the network could answer."""
+    """Raise InputError for a redirect from https to http, because anyone on the network could answer there."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
         raise InputError(f"{response.url}: the server redirects to {target[:200]!r}; only https addresses are followed")
@@ -263,7 +263,7 @@ def _read_setting(name: str, default: float) -> float:
 
 
 def _find_reason(error: Exception) -> str:
-    """The innermost cause, the informative part of a connection error."""
+    """Return the innermost cause of a connection error, which is the informative part."""
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or next(iter(cause.args), None), BaseException):
         cause = inner

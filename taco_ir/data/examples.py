@@ -22,10 +22,10 @@ class TrainExample(NamedTuple):
 
     Attributes:
         text: the query's text, without a prompt.
-        positives: the passages of each evidence set, if any are in the collection.
+        positives: the docids of each evidence set with a passage in the collection.
         pages: gold pages of all evidence sets; passages on these pages are never negatives.
-        negatives: hardest first; may be empty, and may contain gold passages, which batches mask.
-        since: the epoch that uses the hardest negatives; each later epoch uses the next ones.
+        negatives: docids, hardest first; may be empty, or contain gold passages, which are masked in batches.
+        since: the epoch that uses the first negatives in the list; each later epoch uses the next negatives.
     """
 
     qid: str
@@ -40,13 +40,13 @@ class TrainExample(NamedTuple):
 def read_examples(
     collection: Collection, task: str, split: str = "train", only: Container[str] | None = None
 ) -> list[TrainExample]:
-    """Read a task's examples in the order of its topics; queries without a positive in the collection are left out.
+    """Read the examples of a task in file order. Queries without a positive passage in the collection are left out.
 
     Args:
         only: ids of the queries to read; None: all.
 
     Raises:
-        InputError: for a task without topics of that split, or if no query has a positive.
+        InputError: if the task has no topics of this split, or if no query has a positive passage.
     """
     name = _find_topics(collection, task, split)
     topics = collection.load_topics(str(name), only)
@@ -65,12 +65,12 @@ def read_examples(
 def read_sampled_examples(
     collection: Collection, task: str, most: int, seed: int, share: float = 1.0, without: Collected[str] = ()
 ) -> list[TrainExample]:
-    """Read a sample of a task's train examples, with memory for the sample only, not for the whole file.
+    """Read a sample of a task's train examples, without keeping the whole file in memory.
 
     Args:
         most: maximum number of examples; 0: no limit.
         share: fraction of the examples to sample.
-        without: plain texts of queries to leave out.
+        without: texts of queries to leave out, normalised by `plain_text`.
     """
     name = _find_topics(collection, task, "train")
     if most or share < 1:
@@ -86,13 +86,13 @@ def read_sampled_examples(
 def sample_examples(
     examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0
 ) -> list[TrainExample]:
-    """Sample a share of a task's examples, at least one and at most `most` (0: no limit), and keep their order."""
+    """Sample the fraction `share` of a task's examples: at least one, at most `most` (0: no limit), in their order."""
     rows = _sample_rows(len(examples), most, seed, task, share)
     return examples if rows is None else [examples[row] for row in rows]
 
 
 def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> list[int] | None:
-    """Sampled rows; None means all."""
+    """Return the sampled rows in ascending order; None means all rows."""
     most = min(most or count, max(1, round(share * count)))
     if not 0 < most < count:
         return None
@@ -100,7 +100,7 @@ def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> l
 
 
 def read_outline(collection: Collection, name: TopicsName) -> Outline:
-    """Digests of the topics' queries that have a positive passage in the collection."""
+    """Read an outline (see `Outline`) of the queries that have a positive passage in the collection."""
     return make_outline(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
 
 

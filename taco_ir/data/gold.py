@@ -1,4 +1,4 @@
-"""Finds the gold passages and pages of queries that are in the collection."""
+"""Finds which gold passages and pages of queries are in a collection."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PositiveSets = tuple[tuple[str, ...], ...]
 
 
 def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
-    """The positive passages of each query, grouped by evidence set; sets without any in the collection are left out.
+    """Return each query's positive docids, grouped by evidence set. Sets without a passage in the store are left out.
 
-    The positives of a set are its passages. If it names only pages, all passages of these pages are positives, as TACO
-    does for AIDA (Zhang et al. 2023).
+    The positives of an evidence set are its passages. If the set names only pages, the positives are all passages of
+    these pages, as in TACO for AIDA (Zhang et al. 2023).
     """
     evidence = [each for query in queries for each in query.evidence]
     named = list(unique(docid for query in queries for docid in query.gold_passages))
@@ -35,7 +35,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
 
 
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
-    """For each query, whether `find_positives` would find any; faster, as the passages are not read."""
+    """Return for each query [Q] whether `find_positives` finds a positive. Faster, since no passages are read."""
     evidence = [each for query in queries for each in query.evidence]
     missing = set(store.missing_docids(unique(docid for query in queries for docid in query.gold_passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))
@@ -47,18 +47,18 @@ def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray
 
 
 def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
-    """The pages that the query's evidence names, and those of its positive passages."""
+    """Return the gold pages of a query: the pages in its evidence, and the pages of its positive passages `sets`."""
     return frozenset(query.gold_pages).union(page_of[docid] for docids in sets for docid in docids)
 
 
 def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
-    """Rows of the gold passages of topics: all positives, and all passages on gold pages without a positive.
+    """Return the rows of all gold passages [N]: positives, and all passages on gold pages without a positive.
 
-    A gold page has no positive if an evidence set names passages for only one of its pages. Without that page's
+    An evidence set may name passages for only some of its pages. The other pages have no positive, but without their
     passages the set could never be found completely.
 
     Raises:
-        InputError: if no query has gold, or none of it is in the collection.
+        InputError: if no query has gold, or if no gold passage is in the collection.
     """
     if not any(query.evidence for query in queries):
         raise InputError(f"--topics {name}: these topics have no gold, which a subset needs (test splits have none)")
@@ -73,7 +73,7 @@ def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> 
 
 
 def find_relevant_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each query's relevant ids for qrels: passages if any of the queries has gold passages, otherwise pages."""
+    """Yield each query id with its relevant ids for qrels: docids if any query has gold passages, otherwise pages."""
     listed = list(queries)
     passages = any(query.gold_passages for query in listed)
     for query in listed:

@@ -1,7 +1,7 @@
 """Holds out train queries as dev topics, so that they share no page and no text with the remaining train queries.
 
-Queries held out at random share pages with the training queries (SQuAD has hundreds of questions about one page). They
-would flatter a model that has memorised these pages.
+Queries held out at random share pages with the training queries (SQuAD has hundreds of questions about one page). A
+model that has memorised these pages would get scores on them that are too high.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORD = "held-out.json"
 
 
 class Split(NamedTuple):
-    """A task's queries: those to train on, those held out, and the number of queries dropped for sharing a page."""
+    """The queries of a task to train on, the held-out queries, and the number of queries left out of both."""
 
     train: list[Query]
     dev: list[Query]
@@ -38,11 +38,11 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
 
     Args:
         tasks: tasks with train topics in the collection.
-        share: fraction of a task's queries with gold to hold out, approximately; more if a page has many queries.
+        share: approximate fraction of a task's queries with gold to hold out; more if a page has many queries.
 
     Raises:
-        InputError: for a share or seed out of range, a task whose queries are on too few pages, records that cannot be
-            read, or an existing output.
+        InputError: for a share or seed out of range, a task with too few pages, unreadable records, or an existing
+            output.
     """
     check_value("share", share, float, {"above": 0, "below": 1})
     check_value("seed", seed, int, {"min": 0})
@@ -73,7 +73,7 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
 
 
 def _read_records(folder: Path) -> dict[str, Any]:
-    """What the records in a folder say that its files were made of, by task."""
+    """Read, by task, what the files of a folder were made from, as its records say."""
     found = {}
     for path in sorted(folder.glob(f"*-{RECORD}")):
         record = read_json(path, dict[str, Any])
@@ -84,10 +84,10 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
-    """Sample pages until a fraction `share` of the queries with gold is on one of them, and hold these queries out.
+    """Sample pages until they cover a fraction `share` of the queries with gold, and hold out the queries on them.
 
-    Queries with the same text (up to case and white space) are held out, kept or dropped together, whatever their ids:
-    a model trained on one of them has seen the others.
+    Queries with the same text (up to case and white space) are held out, kept or dropped together, even if their ids
+    differ, because a model that is trained on one of them has seen the text of all.
 
     Raises:
         InputError: if nothing would be left to train on.
@@ -116,7 +116,7 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
     if not out or not any(pages[text] for text in kept):
         raise InputError(
             f"{task}: its {judged:,} train queries with gold share {len(names):,} pages, too few to hold out "
-            f"{share:.0%} of the queries with pages of their own"
+            f"{share:.0%} of the queries with pages of their own; give a smaller --share, or leave the task out"
         )
     train, dev = (
         [queries[row] for row in sorted(row for text in subset for row in texts[text])] for subset in (kept, out)

@@ -306,13 +306,13 @@ def test_a_folder_of_no_layout_is_told_the_nearest(file: str, message: str, tmp_
     (tmp_path / file).write_text("1\ttext\n")
     with pytest.raises(InputError, match=f"holds none of passages.jsonl, .*{message}"):
         open_collection(str(tmp_path))
-    with pytest.raises(InputError, match=f"{file}': a file in no layout that is read. Give sample"):
+    with pytest.raises(InputError, match=f"{file}': a file in no known format. Give sample"):
         open_collection(str(tmp_path / file))
 
 
 def test_a_folder_with_a_file_of_a_layout_is_told_the_file(tmp_path: Path) -> None:
     path = tevatron(tmp_path)
-    with pytest.raises(InputError, match=f"holds none of .*; {path} is of the layout tevatron, give that. Give"):
+    with pytest.raises(InputError, match=f"holds none of .*; {path} is of the layout tevatron; give this file. Give"):
         open_collection(str(tmp_path))
 
 

@@ -133,14 +133,14 @@ def test_the_folder_is_a_collection(
         {"nq-train": records([[page] for page in range(6)])},
     )
     main(["hold-out", "--collection", "c", "--tasks", "nq", "--share", "0.3", "--output", "out"])
-    assert "nq: 4 to train on, 2 held out, 0 in neither" in capsys.readouterr().out
+    assert "nq: 4 to train on, 2 held out, 0 left out (they share" in capsys.readouterr().out
     made, before = open_collection("out"), open_collection("c")
     assert made.passages.fingerprint == before.passages.fingerprint
     train, dev = (made.load_topics(f"nq-{split}").queries for split in ("train", "dev"))
     assert {each.qid for each in train} | {each.qid for each in dev} == {f"q{number}" for number in range(6)}
     assert json.loads((tmp_path / "out" / "nq-held-out.json").read_text())["dev"] == 2
     main(["hold-out", "--collection", "c", "--tasks", "nq", "--share", "0.3", "--output", "out"])
-    assert "nq: 4 to train on, 2 held out, 0 in neither" in capsys.readouterr().out
+    assert "nq: 4 to train on, 2 held out, 0 left out (they share" in capsys.readouterr().out
     with pytest.raises(
         InputError,
         match=r"--output out exists and was made differently \(nq share is 0.3, not 0.1\); "

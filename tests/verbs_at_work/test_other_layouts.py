@@ -98,7 +98,7 @@ def test_queries_of_a_file_are_searched_and_scored_by_judgments_of_a_file(
     (folder / "passages.txt").write_text("q1 0 d1 1\nq1 0 e2 1\n")
     search.main([*arguments[:5], "passages.txt", "--no-compare", *model])
     assert "passages.txt: 1 of 2 passages that it judges, first 'e2', are not in collection corpus" in caplog.text
-    with pytest.raises(InputError, match="--qrels others.txt: none of its 1 queries, first 'q9', is among queries"):
+    with pytest.raises(InputError, match="--qrels others.txt: none of its 1 queries, first 'q9', is in queries"):
         search.main([*arguments[:5], "others.txt", "--no-compare", *model])
 
 
