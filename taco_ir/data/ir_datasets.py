@@ -1,7 +1,7 @@
 """Registers KILT's tasks and any collection with ir_datasets, as `kilt/nq/dev` or `<name>/<task>/<split>`.
 
-The functions import ir_datasets, this module does not. Reading downloads nothing: for missing topics, an InputError
-names the command that gets them.
+ir_datasets is imported only when a function needs it. Reading downloads nothing: if topics are missing, an InputError
+names the command that downloads them.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class PassageDoc(NamedTuple):
     text: str
 
     def default_text(self) -> str:
-        """Title and text."""
+        """Return title and text, separated by a space."""
         return f"{self.title} {self.text}".strip()
 
 
 def dataset(name: str) -> Dataset:
-    """Load a data set like `ir_datasets.load`, by any form of its id: `kilt/zsre/dev`, `nq-dev`.
+    """Load a data set as `ir_datasets.load` does, by its id or a short form of it: `kilt/zsre/dev`, `nq-dev`.
 
     Raises:
-        InputError: for an unknown name, with similar names.
+        InputError: for an unknown name; the message lists similar names.
 
     Examples:
         >>> taco_ir.dataset("kilt/nq/dev").has_qrels()
@@ -61,16 +61,16 @@ def dataset(name: str) -> Dataset:
 
 
 def register_collection(folder: Path | str, name: str) -> list[str]:
-    """Register a collection as `<name>` (its passages) and `<name>/<task>/<split>`, and return the ids.
+    """Register a collection with ir_datasets as `<name>` (passages) and `<name>/<task>/<split>`; return these ids.
 
-    Qrels are for passages if any evidence set of the topics names passages. Otherwise they are for pages: their ids are
-    the documents' `page`, not their `doc_id`. Topics without gold have no qrels.
+    If an evidence set of the topics names passages, the qrels judge passages. Otherwise they judge pages, and their ids
+    are in the documents' field `page`, not in `doc_id`. Topics without gold have no qrels.
 
     Args:
         folder: the collection's folder, or `sample`.
 
     Raises:
-        InputError: for a folder that cannot be read, or a name that is in use for anything else.
+        InputError: if the folder cannot be read, or if the name belongs to another data set.
     """
     import ir_datasets
 
@@ -106,7 +106,7 @@ def _make_docs(collection: Collection, name: str) -> Any:
 
     class Store(Docstore):  # type: ignore[misc]
         def get_many_iter(self, doc_ids: Iterable[str]) -> Iterator[PassageDoc]:
-            """The documents of those ids that exist, as in ir_datasets' own stores."""
+            """Return the documents of the ids that exist, as ir_datasets' own stores do."""
             listed = list(doc_ids)
             known = [docid for docid, row in zip(listed, collection.passages.rows(listed), strict=True) if row >= 0]
             return map(PassageDoc._make, collection.passages.get(known).values())
@@ -133,7 +133,7 @@ def _make_docs(collection: Collection, name: str) -> Any:
 
 
 class DocIterator:
-    """The documents of rows start..stop-1; it supports slicing, as ir_datasets' iterators do."""
+    """An iterator over the documents in the rows start to stop-1. It supports slicing, as ir_datasets expects."""
 
     def __init__(self, store: PassageStore, start: int, stop: int) -> None:
         self._store, self._rows = store, range(start, stop)
@@ -155,11 +155,11 @@ class DocIterator:
         rows = self._rows[key]
         if rows.step == 1:
             return DocIterator(self._store, rows.start, max(rows.start, rows.stop))
-        raise TypeError(f"slices of documents go in steps of 1, not {rows.step}")
+        raise TypeError(f"a slice of documents must have step 1, not {rows.step}")
 
 
 def _find_registered_path(name: str) -> Path | None:
-    """The passage file of a name that `register_collection` registered, otherwise None."""
+    """Return the passage file of a name that `register_collection` registered; None for other names."""
     import ir_datasets
 
     registered = ir_datasets.registry[name]
@@ -167,7 +167,7 @@ def _find_registered_path(name: str) -> Path | None:
 
 
 def list_everything() -> list[list[str]]:
-    """Table rows for the sample, each of its topics, and each file of KILT, downloaded or not."""
+    """Return table rows, header first, for the sample, its topics, and all files of KILT, downloaded or not."""
     sample = open_collection("sample")
     path = sample.passage_path
     rows = [
@@ -188,13 +188,13 @@ def list_everything() -> list[list[str]]:
 
 
 def describe(collection: Collection) -> str:
-    """A sentence on the recognised format of a collection, and its number of passages."""
+    """Describe a collection in a sentence: its format and its number of passages."""
     pages = "which belong to pages" if collection.passages.has_pages else "each a page of its own"
     return f"{collection.name}: {collection.layout}, {collection.passages.count:,} passages, {pages}"
 
 
 def list_topics(collection: Collection) -> list[list[str]]:
-    """A table row for each of a collection's topics, with the number of queries and of queries with gold."""
+    """Return table rows, header first: for each query set of a collection, the number of queries, and with gold."""
     rows = [["topics", "queries", "judged"]]
     for topics in collection.topics_names:
         queries = collection.load_topics(str(topics)).queries

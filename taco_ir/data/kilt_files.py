@@ -1,7 +1,7 @@
 """The files of the KILT benchmark (Petroni et al., NAACL 2021): their addresses and sizes, and how to get them.
 
 They are stored in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's
-TriviaQA files contain only ids; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
+TriviaQA files contain only ids; the questions are added from the TriviaQA release (Joshi et al., ACL 2017).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file: its name in KILT, and the file to download with md5, size and number of records if known."""
+    """A topics file of KILT: its `name`, and the file to download, with md5, bytes and number of records if known."""
 
     name: str
     fetched: str
@@ -83,14 +83,14 @@ def kilt_folder() -> Path:
 
 
 def knowledge_source() -> Path:
-    """The path of KILT's Wikipedia, shared with ir_datasets."""
+    """Return the path of the file with KILT's Wikipedia, where ir_datasets looks for it, too."""
     from ir_datasets.util import home_path
 
     return Path(home_path()) / "kilt" / SOURCE_FILE
 
 
 def expand_names(name: str) -> list[TopicsName]:
-    """Resolve `kilt/nq/dev`, `zsre-dev`, or `kilt/all-dev` for every task. Raises: InputError for an unknown name."""
+    """Return the topics that `kilt/nq/dev`, `zsre-dev` or `kilt/all-dev` (every task) means. Raises: InputError."""
     matched = TOPICS.fullmatch(name)
     if matched and matched["task"] == "all":
         return [topics for topics in KILT_FILES if topics.split == matched["split"]]
@@ -100,14 +100,14 @@ def expand_names(name: str) -> list[TopicsName]:
 def get_topics(
     topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
-    """Get a topics file and return its path; a file that exists already is kept.
+    """Get a topics file of KILT and return its path. Without `files`, a file that exists already is kept.
 
     Args:
-        files: local copies (plain or gzip) to use instead of the network; for TriviaQA any of the joined file, KILT's
-            file of ids and the TriviaQA release, recognised by their content.
+        files: local copies (plain or gzip) to use instead of downloading. For TriviaQA, these may be KILT's file of ids
+            and the TriviaQA release, or a file that has both ids and questions.
 
     Raises:
-        InputError: for a file with another size or md5 than KILT's, or TriviaQA ids without a question.
+        InputError: if the size or md5 of a file is wrong, or if a TriviaQA id has no question.
     """
     file = KILT_FILES[topics]
     if not files and _is_there(file.path, file.size):
@@ -115,7 +115,7 @@ def get_topics(
     if topics.task == "triviaqa":
         return _get_triviaqa(file, files, addresses, report)
     if len(files) > 1:
-        raise InputError(f"--file names {len(files)} files for {topics}; give one")
+        raise InputError(f"--file names {len(files)} files for {topics}; give one file")
     if files:
         take(files[0], file.path, file.md5, file.size)
     else:
@@ -126,7 +126,7 @@ def get_topics(
 def get_knowledge_source(
     file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
-    """Get KILT's Wikipedia (37 GB), if missing, and put it where ir_datasets looks for it. Raises: InputError."""
+    """Get KILT's Wikipedia (37 GB) if it is missing, and return its path. Raises: InputError as `get_topics` does."""
     path = knowledge_source()
     if file is None and _is_there(path, SOURCE_SIZE):
         return path
@@ -142,7 +142,7 @@ def _is_there(path: Path, size: int | None) -> bool:
 
 
 def _require_fields(path: Path, keys: tuple[str, ...]) -> Path:
-    """Refuse and remove a file that does not begin as KILT's do; most of KILT's have no published md5."""
+    """Refuse and remove a file that does not begin like a KILT file; KILT publishes no md5 for most of its files."""
     try:
         _, record = next(read_json_lines(path), (0, {}))
         if missing := [key for key in keys if not record.get(key)]:
@@ -188,7 +188,7 @@ def _recognise_triviaqa(path: Path) -> str:
 
 
 def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
-    """Write the records of `ids` with their questions from the TriviaQA release; returns the number of records.
+    """Add questions from the TriviaQA release `archive` to the records of `ids`; return the number of records.
 
     Raises:
         InputError: for an id that is not in the release, or an archive that cannot be read.
@@ -211,7 +211,7 @@ def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
 
 
 def read_questions(archive: Path) -> dict[str, str]:
-    """Read questions by id from the release's three Wikipedia files, as KILT's own script does."""
+    """Read the questions, by id, from three Wikipedia files of the TriviaQA release, as KILT's own script does."""
     questions: dict[str, str] = {}
     left = set(TRIVIAQA_MEMBERS)
     try:

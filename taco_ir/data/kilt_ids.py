@@ -1,7 +1,7 @@
 """Registers KILT's tasks with ir_datasets, such as `kilt/nq/dev`, with KILT's pages as documents.
 
-Importing this module registers nothing and does not import ir_datasets. Nothing is downloaded by reading: topics that
-are not there raise an InputError that names the command for them.
+Importing this module registers nothing and does not import ir_datasets. Reading downloads nothing: if topics are
+missing, an InputError names the command that downloads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QREL_LEVELS = {1: "in an evidence set of the query; other grades as the collecti
 
 
 class KiltQuery(NamedTuple):
-    """A query with its evidence sets; qrels could not express how evidence is grouped into sets."""
+    """A query with its evidence sets, because qrels cannot express how evidence is grouped into sets."""
 
     query_id: str
     text: str
@@ -29,14 +29,14 @@ class KiltQuery(NamedTuple):
     evidence: tuple[EvidenceSet, ...]
 
     def default_text(self) -> str:
-        """The text without entity marks."""
+        """Return the text without entity marks such as [START_ENT]."""
         return Query(self.query_id, self.text, "").plain_text
 
 
 def register() -> list[str]:
-    """Register `kilt/<task>/<split>` for the eleven tasks on ir_datasets' own `kilt` pages; returns the ids.
+    """Register `kilt/<task>/<split>` for the eleven tasks, with the pages of ir_datasets' own `kilt`; return the ids.
 
-    Judgments are for pages: the union of a query's evidence sets. Test splits have no judgments.
+    The qrels of a query are the pages of all its evidence sets. Test splits have no qrels.
     """
     import ir_datasets
 

@@ -1,4 +1,4 @@
-"""Outlines of large topics files: digests of the usable queries, so that a second pass can read only a sample."""
+"""Outlines of large topics files: hashes of the usable queries, so that a second pass can read only a sample."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Usable = Callable[[Sequence[Query]], npt.NDArray[np.bool_]]
 
 
 class Outline(NamedTuple):
-    """Digests of the U usable queries of a topics file, in the order of their first records.
+    """Digests (hashes) of the U usable queries of a topics file, in file order.
 
     Attributes:
-        queries: number of queries in the file, usable or not.
-        ids_U2: digests of the ids.
-        texts_U: digests of the texts, up to case and white space.
+        queries: number of all queries in the file.
+        ids_U2: digests of the query ids.
+        texts_U: digests of the texts as `plain_text` normalises them.
     """
 
     queries: int
@@ -36,12 +36,12 @@ class Outline(NamedTuple):
     texts_U: Digests
 
     def without(self, texts: Iterable[str]) -> Outline:
-        """The outline without queries that have one of these plain texts."""
+        """Return the outline without the queries that have one of these texts (normalised by `plain_text`)."""
         kept_U = ~np.isin(self.texts_U, _numbers(_digest(text, TEXT_BYTES) for text in texts))
         return self._replace(ids_U2=self.ids_U2[kept_U], texts_U=self.texts_U[kept_U])
 
     def ids(self, rows: Sequence[int]) -> Container[str]:
-        """The ids of the queries in these rows."""
+        """Return a container to test (by `in`) whether a query id belongs to one of these rows."""
         return _Ids(frozenset(id_2.tobytes() for id_2 in self.ids_U2[rows]))
 
 
@@ -56,10 +56,10 @@ class _Ids:
 
 
 def make_outline(path: Path, task: str, usable: Usable) -> Outline:
-    """Read the file once and return the digests of its usable queries.
+    """Read a topics file once and return the digests of its usable queries.
 
     Args:
-        usable: tells which queries can be used; a query with several records can if any of them can.
+        usable: tells which queries are usable. A query with several records is usable if any of them is.
 
     Raises:
         InputError: as in `read_topics`.
@@ -83,8 +83,8 @@ def make_outline(path: Path, task: str, usable: Usable) -> Outline:
     texts_R = np.frombuffer(exact, dtype=np.uint64)[order_R]
     if len(others := np.flatnonzero(texts_R != texts_R[starts_Q].repeat(np.diff(starts_Q, append=len(order_R))))):
         repeated = _Ids(frozenset(id_2.tobytes() for id_2 in ids_R2[order_R[others]]))
-        read_topics(path, task, repeated)  # raises, and names the first
-        raise InputError(f"{path}: changed while it was read")
+        read_topics(path, task, repeated)  # raises an error that names the first of them
+        raise InputError(f"{path}: this file changed while it was being read; run the command again")
     log_repeats(path, len(order_R) - len(starts_Q))
     usable_Q = np.logical_or.reduceat(np.frombuffer(marks, dtype=np.bool_)[order_R], starts_Q)
     rows_U = np.sort(firsts_Q[usable_Q])

@@ -30,18 +30,18 @@ from taco_ir.core.processes import log, with_progress
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 
-STEP = 256  # lines between two offsets: so many at most are skipped to reach a passage
+STEP = 256  # lines between two offsets, so at most this many are skipped to reach a passage
 TSV_COLUMNS = ("id", "text", "title", PAGE_COLUMN := "wikipedia_id")  # the last may be missing
-COLUMN_NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a header of other names than these looks like
+COLUMN_NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a header with other names looks like
 LAYOUT_VERSION = 4
-PLAIN = "passages"  # the name of a plain copy
-UNPACKED_UP_TO = 2 << 30  # bytes of a gzip file of which a plain copy is kept
+PLAIN = "passages"  # the file name of a plain copy
+UNPACKED_UP_TO = 2 << 30  # bytes of the largest gzip file with a plain copy
 BLAKE = partial(hashlib.blake2b, digest_size=8)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The content of a passage file's layout.json."""
+    """The content of layout.json: what the first scan of a passage file found."""
 
     count: Annotated[int, 1]
     fingerprint: str
@@ -64,10 +64,10 @@ class PassageStore:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise InputError(f"{path}: no such file; the collection's passages must be in it")
+            raise InputError(f"{path}: no such file; it must contain the collection's passages")
         self.path = self._plain = path
         self._packed = path.suffix == ".gz"
-        self._stays = False  # packed, since no copy can be written
+        self._stays = False  # stays packed, because no copy can be written
         self._headers = 0  # lines before the first passage
         self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
@@ -83,13 +83,13 @@ class PassageStore:
 
     @property
     def reads_anywhere(self) -> bool:
-        """Whether reading can begin at any passage, as it cannot inside a gzip file."""
+        """Whether reading can begin at any passage. This is not possible inside a gzip file."""
         return not self._packed
 
     def unpack(self) -> None:
         """Keep a decompressed copy of a gzip file in the data home, so that any passage can be read at once.
 
-        No copy is made of a very large file, or where none can be written; that is no error.
+        If the file is very large or no copy can be written, the gzip file is used; this is no error.
         """
         if not self._packed or self._stays or self.path.stat().st_size > UNPACKED_UP_TO:
             return
@@ -113,7 +113,7 @@ class PassageStore:
         self._plain, self._packed = self._unpacked / PLAIN, False
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
-        """Read the passages of rows start..stop-1 (stop None: to the end)."""
+        """Yield the passages in the rows start to stop-1, or to the last row if `stop` is None."""
         stop = self.count if stop is None else min(stop, self.count)
         with self._open() as source:
             columns = self._read_columns(source)
@@ -129,7 +129,7 @@ class PassageStore:
         return {passage.docid: passage for passage in self.at(np.unique(self._known_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
-        """Read the passages in ascending `rows`; other lines are not parsed and, in a plain file, mostly not read."""
+        """Yield the passages in these rows, which must be ascending. In a plain file, most other lines are not read."""
         offsets = None if self._packed else self._load_array("offsets")
         place = 0
         with self._open() as source:
@@ -143,8 +143,9 @@ class PassageStore:
                 place = row + 1
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The row of each docid, or -1 if unknown. Docids are compared by 64-bit hashes, so an unknown one matches with
-        probability count / 2^64.
+        """Return the row of each docid, int64 [N]; -1 for an unknown docid.
+
+        Docids are compared by 64-bit hashes: the probability that an unknown docid gets a row is count / 2^64.
         """
         digests, order = self._load_array("digests"), self._load_array("order")
         wanted = _digests(docids)
@@ -156,17 +157,17 @@ class PassageStore:
         if len(missing := np.flatnonzero(rows < 0)):
             raise InputError(
                 f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, "
-                f"first {docids[missing[0]]!r}"
+                f"first {docids[missing[0]]!r}; give the collection that they come from"
             )
         return rows
 
     def missing_docids(self, docids: Iterable[str]) -> list[str]:
-        """The docids without a passage."""
+        """Return the docids that have no passage."""
         listed = list(docids)
         return [listed[i] for i in np.flatnonzero(self.rows(listed) < 0)]
 
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
-        """The pages without a passage."""
+        """Return the pages that have no passage."""
         listed = list(pages)
         known = self._load_array("pages")
         wanted = _digests(listed)
@@ -174,7 +175,7 @@ class PassageStore:
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
 
     def docids_of(self, pages: Iterable[str]) -> dict[str, list[str]]:
-        """The docids of each page in file order, found in one pass over the passages; empty for an unknown page."""
+        """Read all passages once, and return the docids of each page in file order; empty for an unknown page."""
         found: dict[str, list[str]] = {page: [] for page in pages}
         if found:
             owners = (
@@ -186,14 +187,14 @@ class PassageStore:
         return found
 
     def page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Page of each docid. Raises: InputError for an unknown docid."""
+        """Return the page of each docid. Raises: InputError for an unknown docid."""
         wanted = list(dict.fromkeys(docids))
         self._known_rows(wanted)
         pages = self.page_of_known(wanted)
         return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
 
     def page_of_known(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Like `page_of`, but faster, for docids that were looked up before; the result may have other docids too."""
+        """Return the page of each docid, faster than `page_of`. All docids must exist; the result may have others."""
         return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property
@@ -201,7 +202,7 @@ class PassageStore:
         return dict(self._read_owners())
 
     def _read_owners(self) -> Iterator[tuple[str, str]]:
-        """(docid, page) of every passage in file order, for files whose docids do not contain the page."""
+        """Yield (docid, page) of every passage in file order, for a file with docids that do not contain the page."""
         with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
             for line in source:
                 docid, _, page = line.rstrip("\n").partition("\t")
@@ -215,10 +216,10 @@ class PassageStore:
         return gzip.open(self.path, "rb") if self._packed else self._plain.open("rb")  # type: ignore[return-value]
 
     def _read_columns(self, source: IO[bytes]) -> dict[str, int]:
-        """Columns of a TSV, and the source where its passages begin; JSON lines have no columns.
+        """Read the header of a TSV, up to the first passage; return its columns. JSON lines have no columns.
 
-        A first line that has none of the names is a passage, unless each cell is a word that may be a name: then the
-        columns are id, text, title and, where there are four, wikipedia_id.
+        If the first line has none of the names and is not a line of words that may be names, it is a passage, and the
+        columns are id, text, title and, if there are four, wikipedia_id.
 
         Raises:
             InputError: for a header that lacks one of these names.
@@ -241,7 +242,7 @@ class PassageStore:
         return {name: header.index(name) for name in TSV_COLUMNS if name in header}
 
     def _line(self, row: int) -> int:
-        """The number of a passage's line."""
+        """Return the line number of a passage."""
         return row + self._headers + 1
 
     def _parse(self, line: bytes, columns: Mapping[str, int], row: int) -> Passage:
@@ -266,7 +267,7 @@ class PassageStore:
                 raise InputError(f"{self.path}: broken gzip ({error})") from error
 
     def _scan(self, folder: Path) -> None:
-        """Read the whole file once; write counts, hashes, offsets, and pages unless docids contain them."""
+        """Read the whole file once; write counts, hashes, offsets, and also pages if docids do not contain them."""
         whole = hashlib.sha256()
         offsets, digests, page_digests = [], bytearray(), bytearray()
         page_in_docid, has_pages, count, last_page = True, False, 0, None
@@ -340,7 +341,7 @@ def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 
 def _tsv_passage(line: bytes, columns: Mapping[str, int]) -> Passage:
-    """A line of DPR's passages; the title stands for the page where there is no wikipedia_id."""
+    """Parse a line of DPR's passages. Without a wikipedia_id, the title is the page."""
     (cells,) = csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t")
     docid, text, title = (cells[columns[name]] for name in TSV_COLUMNS[:3])
     page = cells[columns[PAGE_COLUMN]] if PAGE_COLUMN in columns else "_".join(title.split()) or docid

@@ -17,7 +17,7 @@ from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import EvidenceSet, run_id
 
-Qrels = dict[str, dict[str, int]]  # query id -> docid -> grade; what is not there was not judged
+Qrels = dict[str, dict[str, int]]  # query id -> docid -> grade; other docids were not judged
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 GRADE = re.compile(r"[+-]?\d{1,9}")
 TAG = re.compile(r"<(/?)([a-zA-Z]+)>\s*(.*)")
@@ -26,7 +26,7 @@ KNOWN = 'BEIR\'s JSON lines {"_id", "text"}, `id<TAB>text`, and TREC\'s <top> ar
 
 
 def read_query_texts(path: Path) -> dict[str, str]:
-    """Read query texts by query id; the first non-blank line tells the format.
+    """Read a file of queries, as texts by query id. The first non-blank line tells the format.
 
     Raises:
         InputError: naming file and line, for a record without id or text, a repeated id, or another format.
@@ -88,7 +88,7 @@ def _tsv_queries(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _trec_queries(path: Path) -> Iterator[tuple[str, str, str]]:
-    """The titles of TREC topics; descriptions and narratives are left out."""
+    """Yield the titles of TREC topics; descriptions and narratives are left out."""
     fields: dict[str, str] = {}
     where = tag = ""
     for number, line in numbered_lines(path):
@@ -111,10 +111,10 @@ def _trec_queries(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read graded judgments, plain or gzip. A grade above 0 is relevant; 0 and below are judged and not relevant.
+    """Read graded judgments. A grade above 0 means relevant; 0 and below mean judged, but not relevant.
 
     Raises:
-        InputError: naming file and line for other columns, a grade that is not a whole number, or a passage that is
+        InputError: naming file and line, for other columns, a grade that is not a whole number, or a passage that is
             judged twice for one query with different grades.
     """
     qrels: Qrels = {}
@@ -128,13 +128,13 @@ def read_qrels(path: Path) -> Qrels:
         where = f"{path}, line {number}"
         if len(fields) != width:
             layout = "query-id corpus-id score" if width == len(BEIR_HEADER) else "qid iteration docid grade"
-            raise InputError(f"{where}: {abbreviate(line.strip())} has {len(fields)} columns; judgments have {layout}")
+            raise InputError(f"{where}: {abbreviate(line.strip())} has {len(fields)} columns; judgments need {layout}")
         qid, docid, grade = fields[0], fields[-2], fields[-1]
         if not GRADE.fullmatch(grade):
             raise InputError(f"{where}: the grade of {docid!r} is {abbreviate(grade)}; it must be a whole number")
         if (earlier := qrels.setdefault(qid, {}).setdefault(docid, int(grade))) != int(grade):
             raise InputError(
-                f"{where}: {docid!r} has grade {grade} for query {qid!r}, and {earlier} on an earlier line"
+                f"{where}: {docid!r} has grade {grade} for query {qid!r}, but {earlier} on an earlier line"
             )
     if not qrels:
         raise InputError(f"{path}: no judgments; each line is `qid iteration docid grade`")
@@ -142,5 +142,5 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def relevant(grades: Mapping[str, int]) -> tuple[EvidenceSet, ...]:
-    """Documents with a grade above 0, each as a separate evidence set."""
+    """Return an evidence set for each document with a grade above 0."""
     return tuple(EvidenceSet((docid,), (docid,)) for docid, grade in grades.items() if grade > 0)

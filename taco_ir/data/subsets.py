@@ -1,4 +1,4 @@
-"""Makes subsets: smaller collections with all gold passages of some topics, and distractors sampled from the rest."""
+"""Makes subsets: smaller collections with all gold passages of some topics, and a sample of other passages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Subset(NamedTuple):
-    """Passage counts of a subset."""
+    """The numbers of passages in a subset: all, gold passages, and distractors (sampled other passages)."""
 
     passages: int
     gold: int
@@ -37,7 +37,7 @@ class Subset(NamedTuple):
 
 
 class SubsetRecord(NamedTuple):
-    """The content of a subset's part.json."""
+    """The content of part.json, which says how a subset was made."""
 
     source: str
     topics: dict[str, str]
@@ -58,19 +58,19 @@ def make_subset(
     report: Report | None = None,
     max_queries: int = 0,
 ) -> Subset:
-    """Write a subset as a collection folder with the files of `topics`, unless the same one exists.
+    """Write a collection folder with the gold passages of `topics`, sampled distractors, and the topics themselves.
 
-    Passages keep their order. Equal input and seed give equal bytes; with the same seed, a larger subset contains the
-    smaller ones. Memory: 24 bytes for each passage of the collection while distractors are sampled.
+    If the output is the same subset, it is kept. Passages keep their order. Equal input and seed give equal bytes. With
+    the same seed, a larger subset contains the smaller one. Memory: 24 bytes for each passage of the collection.
 
     Args:
         topics: names of topics of the collection, such as `nq-dev`.
-        report: called with the number of passages written, and of all passages to write.
+        report: called with the number of passages written so far, and the number to write in all.
         max_queries: maximum number of queries of each query set, sampled with the seed; 0: all.
 
     Raises:
-        InputError: for an output with other content, topics without evidence in the collection, or more distractors
-            than the collection has.
+        InputError: if the output has other content, if topics have no gold in the collection, or if the collection has
+            too few distractors.
     """
     check_value("distractors", distractors, int, {"min": 0})
     check_value("seed", seed, int, {"min": 0})
@@ -116,7 +116,7 @@ def sample_queries(topics: Topics, most: int, seed: int) -> Topics:
 
 
 def sample_distractors(collection: Collection, gold: Rows, distractors: int, seed: int) -> Rows:
-    """Sample rows of passages that are not gold, without repeats. Raises: InputError if there are too few."""
+    """Sample the rows of passages that are not gold, without repeats. Raises: InputError if there are too few."""
     rest = np.delete(np.arange(collection.passages.count), gold)
     if distractors > len(rest):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Reads KILT records as queries with evidence sets."""
+"""Reads topics files of KILT: JSON lines, each with a query and its evidence."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 def read_topics(path: Path, task: str | None, only: Container[str] | None = None) -> list[Query]:
-    """Read a KILT JSONL file of one task; with `task` None, each record must name its task.
+    """Read the queries of a topics file in KILT's format. If `task` is None, each record must name its task.
 
-    Records with the same id and text are one query with the union of their evidence (FEVER lists a claim once for each
-    annotation); the number of repeats is logged.
+    Records with the same id and text become one query with the union of their evidence, because FEVER has a record for
+    each annotation of a claim. The number of such repeats is logged.
 
     Args:
-        only: ids of the queries to read from a file that was read before; None: all.
+        only: ids of the queries to read; None: all.
 
     Raises:
-        InputError: naming file and line, for invalid JSON or UTF-8, a missing or empty id or input, an id of two
+        InputError: naming file and line, for invalid JSON or UTF-8, a missing or empty id or input, an id with two
             different texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
@@ -41,7 +41,7 @@ def read_topics(path: Path, task: str | None, only: Container[str] | None = None
 
 
 def log_repeats(path: Path, repeats: int) -> None:
-    """Warn of records that repeat a query."""
+    """Log a warning about the number of records that repeat a query, if there are any."""
     if repeats:
         log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
 
@@ -69,7 +69,7 @@ def _merge_records(path: Path, task: str | None, only: Container[str] | None) ->
 def read_single_queries(
     path: Path, task: str | None, only: Container[str] | None = None
 ) -> Iterator[tuple[int, Query]]:
-    """Read one query from each record, with its line number; unlike `read_topics`, records are not merged."""
+    """Yield (line number, query) for each record. Unlike in `read_topics`, records of one query are not merged."""
     for number, record in read_json_lines(path):
         if only is None or record_qid(record) in only:
             where = f"{path}, line {number}"
@@ -77,7 +77,7 @@ def read_single_queries(
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read JSON objects with their line numbers. Raises: InputError naming a line that is not a JSON object."""
+    """Yield (line number, object) for each line. Raises: InputError naming a line that is not a JSON object."""
     for number, line in numbered_lines(path):
         try:
             record = orjson.loads(line)
@@ -98,18 +98,18 @@ def _read_task(record: dict[str, Any], where: str) -> str:
 
 
 def record_qid(record: Mapping[str, Any]) -> str:
-    """The query id of a record, or "" if it has none."""
+    """Return the query id of a KILT record, in the form for run files; "" if the record has no id."""
     return run_id(_read_id(record.get("id")))
 
 
 def copy_records(path: Path, qids: Container[str]) -> bytes:
-    """The file's records of these queries, in order."""
+    """Return the records of these queries as JSON lines, in the order of the file."""
     records = (record for _, record in read_json_lines(path) if record_qid(record) in qids)
     return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
 
 
 def plain_text(text: str) -> str:
-    """A query's text in lower case with single spaces; queries with equal plain texts count as the same."""
+    """Return a query's text in lower case with single spaces. Queries with equal results count as the same query."""
     return " ".join(text.casefold().split())
 
 
@@ -153,10 +153,10 @@ def _read_evidence(provenance: Any, where: str) -> EvidenceSet:
 
 
 def _read_id(value: Any) -> str:
-    """An id as text, or "" if it is neither a string nor a whole number."""
+    """Return an id as text; "" if it is neither a string nor a whole number."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def unique(values: Iterable[T]) -> tuple[T, ...]:
-    """The values in order, without repeats."""
+    """Return the values in their order, without repeats."""
     return tuple(dict.fromkeys(values))

@@ -21,11 +21,11 @@ from taco_ir.data.downloads import GZIP_FAULTS, Report, take
 from taco_ir.data.passage_store import PassageStore
 
 BLOCK_PAGES = 50_000
-GZIP_RATIO = 4  # text unpacks to about this many times its size
+GZIP_RATIO = 4  # unpacked text is about this many times as large
 
 
 class Progress(NamedTuple):
-    """How much has been written to disk: bytes read and written, pages and passages."""
+    """How far a build is: bytes read from `source` and written to `target`, and numbers of pages and passages."""
 
     source: Annotated[int, 0] = 0
     target: Annotated[int, 0] = 0
@@ -34,7 +34,7 @@ class Progress(NamedTuple):
 
 
 class State(NamedTuple):
-    """The saved state of an unfinished build: what is being built, and how far it is."""
+    """The saved state of an unfinished build: what it is made of (`recipe`), and how far it is (`done`)."""
 
     recipe: dict[str, Any]
     done: Progress
@@ -45,14 +45,15 @@ def build_passages(
 ) -> Progress:
     """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
 
-    A killed build resumes after the last finished block of pages, if it is started again with the same source and
-    words. A gzip source cannot be entered in the middle, so its build starts again.
+    If a build was killed, the same call resumes it after the last finished block of pages. Reading cannot begin in the
+    middle of a gzip source, so with such a source the build starts again.
 
     Args:
-        report: called with the number of source bytes read, and of all source bytes.
+        words: number of words in a passage.
+        report: called with the number of source bytes read so far, and the size of the source in bytes.
 
     Raises:
-        InputError: for a line that is not a page, an existing target, another process that builds it, or a full disk.
+        InputError: if a line is not a page, the target exists, another process is building it, or the disk is full.
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
@@ -83,7 +84,7 @@ def build_passages(
 
 
 def _finish(state: Path, recipe: dict[str, Any], target: Path) -> Progress:
-    """Remove the progress of a build whose target is whole. Raises: InputError for a target of another build."""
+    """Remove the progress file of a complete build. Raises: InputError if the target belongs to another build."""
     found = read_json(state, State, "remove it") if state.is_file() else None
     if found is None or found.recipe != recipe or found.done.target != target.stat().st_size:
         raise InputError(f"{target} exists; remove it to make new passages")
@@ -147,7 +148,7 @@ def refuse_passages(folder: Path, building: bool = False) -> None:
     """Raise InputError if a collection already has passages, since only one of two files would be used.
 
     Args:
-        building: `build_passages` is called next; a target that it had almost finished counts as absent.
+        building: allow a target that a killed build had almost finished, because `build_passages` completes it.
     """
     present = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
     if present := [path for path in present if not (building and _progress_file(path).is_file())]:
@@ -185,16 +186,16 @@ def _write_blocks(
 
 
 def _read_progress(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
-    """The progress of an earlier build of the same recipe, or none."""
+    """Return the progress of an earlier build with the same recipe, or an empty progress."""
     if not state.is_file():
         return Progress()
     if recipe["source"].endswith(".gz"):
-        log.warning("%s: gzip cannot be entered in the middle; starting again", recipe["source"])
+        log.warning("%s: reading cannot begin in the middle of a gzip file; starting again", recipe["source"])
         return Progress()
     found = read_json(state, State, "remove it to start again")
     if found.recipe != recipe or sink.tell() < found.done.target:
         partial = state.name.removesuffix(".json")
-        log.warning("%s: was begun from another source or with other words; starting again", partial)
+        log.warning("%s: it was begun from another source, or with another number of words; starting again", partial)
         return Progress()
     log.info("resuming after page %d", found.done.pages)
     return found.done
@@ -202,7 +203,7 @@ def _read_progress(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Prog
 
 @contextmanager
 def _open_source(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
-    """Open the source's lines from byte `start` on, with a function that returns the bytes of the file read so far."""
+    """Open the source from byte `start` on; yield its lines and a function that returns the bytes read so far."""
     with source.open("rb") as raw:
         raw.seek(start)
         if source.suffix == ".gz":

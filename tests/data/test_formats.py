@@ -269,7 +269,7 @@ def test_a_data_set_of_a_hub_is_opened_also_when_the_hub_is_gone(tmp_path: Path)
         (
             "qrels/test.tsv",
             "query-id\tcorpus-id\tscore\nq1\td1\n",
-            r"test.tsv, line 2: 'q1.+td1' has 2 columns; judgments have",
+            r"test.tsv, line 2: 'q1.+td1' has 2 columns; judgments need",
         ),
         ("qrels/test.tsv", "q1 0 d1 1\nq1 0 d1 2\n", r"line 2: 'd1' has grade 2 for query 'q1', and 1 on an earlier"),
     ],
