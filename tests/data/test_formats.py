@@ -164,7 +164,7 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         InputError, match=r"no column 'id' for the id, only docno, body; choose one by --columns id=NAME"
     ):
         open_collection(str(path))
-    with pytest.raises(InputError, match="--columns name=x: allowed roles: id, title, text, config, split"):
+    with pytest.raises(InputError, match="--columns name=x: unknown; allowed: id, title, text, config, split"):
         open_collection(f"{path}?name=x")
     with pytest.raises(InputError, match=r"write columns like .*docs.parquet.id=docno&text=body"):
         open_collection(f"{path}?body")
@@ -193,7 +193,7 @@ def test_a_table_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path) -> No
     for place, offline, said in (
         (str(path), "1", "it cannot be opened .Arrow"),
         ("hf:none/such", "1", "HF_HUB_OFFLINE is set"),
-        ("hf:none/such", "0", "HF_HUB_OFFLINE=1 takes what was downloaded before"),
+        ("hf:none/such", "0", "set HF_HUB_OFFLINE=1 to use an earlier download"),
     ):
         environment |= {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
         words = [sys.executable, "-m", "taco_ir.data", "list", "--collection", place]

@@ -1,4 +1,4 @@
-"""Formats in which others publish collections; each file recognises and reads one format."""
+"""Formats of collections that others publish. Each file recognises and reads one format."""
 
 FORMATS = {
     "beir": "taco_ir.data.formats.beir:BEIR",

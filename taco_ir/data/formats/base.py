@@ -1,8 +1,8 @@
-"""The interface of collection formats, and the import of foreign collections into our own format.
+"""The interface of collection formats, and the import of collections from other formats into our own.
 
-A foreign collection is read once and kept in the data home: its passages in one folder, one per line, and its topics in
-another, with a file for each task and split. Both folders are named by hashes of everything that their content depends
-on, so collections with the same passages share them.
+A collection in another format (a foreign collection) is read once and kept in the data home: its passages in one
+folder, and its topics in another folder, with a file for each task and split. Each folder is named by a hash of
+everything that its content depends on, so collections with the same passages share a folder.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from taco_ir.core.types import Passage
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import Qrels
 
-IMPORT_VERSION = 3  # of what an import writes
+IMPORT_VERSION = 3  # of the files that an import writes
 PASSAGES = "passages.jsonl"
 
 
 class Record(NamedTuple):
-    """A passage of a foreign collection, with its place in the file for error messages."""
+    """A passage of a foreign collection, and where it is in the file, for error messages."""
 
     passage: Passage
     where: str
@@ -48,23 +48,23 @@ class QuerySet(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Everything that passages and topics depend on, such as hashes of their files, as JSON values."""
+    """What the passages and the topics of a collection depend on, such as hashes of files, as JSON values."""
 
     passages: Any
     topics: Any
 
 
 class Source(NamedTuple):
-    """A foreign collection whose format was recognised.
+    """A foreign collection in a known format.
 
     Attributes:
-        layout: its format, such as "BEIR folder".
+        layout: name of the format, such as "BEIR folder".
         name: name of the collection, and of the folder for its runs.
-        origin: the place of the passages, for error messages.
+        origin: where the passages come from, for error messages.
         key: returns everything that the content depends on.
         passages: reads the passages.
-        topics: reads the queries of each task and split.
-        tasks: by name of topics, their task, if the name does not tell it.
+        topics: for each task and split, a function that reads the queries.
+        tasks: the task of topics with a name that does not begin with the task.
     """
 
     layout: str
@@ -80,9 +80,9 @@ class Format(NamedTuple):
     """A format of collections.
 
     Attributes:
-        recognises: tells whether a file or folder has this format, from file names and at most a first line.
-        opens: makes the source from a path, or from the name after the prefix; `columns` has the column names.
-        files: names of its files, passages first, to recognise a folder that almost has this format.
+        recognises: tells from file names, and at most a first line, whether a file or folder has this format.
+        opens: makes the `Source` from a path (or the name after the prefix) and the column names that a user gave.
+        files: the file names of this format, passages first. They help to name the format that a folder is nearest to.
     """
 
     recognises: Callable[[Path], bool]
@@ -91,9 +91,9 @@ class Format(NamedTuple):
 
 
 def import_source(source: Source) -> tuple[Path, Path]:
-    """Import a foreign collection; returns the file of passages and the folder of topics in our own format.
+    """Import a foreign collection; return the file of passages and the folder of topics in our own format.
 
-    Both are made on first use, completely or not at all. Topics are made first, since errors in them show sooner.
+    Both are written on first use, completely or not at all. Topics come first, because their errors are found sooner.
     """
     names, key = [str(topics) for topics in sorted(source.topics)], source.key()
     made = (("topics", [names, key.topics], _write_all_topics), ("passages", key.passages, _write_passages))
@@ -102,12 +102,12 @@ def import_source(source: Source) -> tuple[Path, Path]:
 
 
 def _import_once(source: Source, key: Key, what: str, content: Any, write: Callable[[Source, Path], None]) -> Path:
-    """The folder that holds one part of a collection, after writing it where it is not there."""
+    """Return the folder of a collection's passages or topics, after writing the folder if it does not exist."""
     folder = data_home() / "imported" / f"{what}-{fingerprint([IMPORT_VERSION, source.layout, content])}"
     if folder.is_dir():
         return folder
     with exclusive(folder.with_name(f"{folder.name}.import")):
-        if not folder.is_dir():  # another process may have made it meanwhile
+        if not folder.is_dir():  # another process may have made it in the meantime
             with writing_folder(folder) as made:
                 write(source, made)
                 if source.key() != key:
@@ -156,12 +156,12 @@ def write_topics(queries: QuerySet, path: Path) -> None:
 
 
 def hash_files(passages: Iterable[Path], topics: Iterable[Path] = ()) -> Key:
-    """The key of a source that depends on files: name and SHA-256 of each."""
+    """Make the key of a source that consists of files: the name and the SHA-256 of each file."""
     return Key(*([[path.name, sha256_once(path)] for path in paths] for paths in (passages, topics)))
 
 
 def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> QuerySet:
-    """The queries that have judgments. Raises: InputError for judgments of queries without a text."""
+    """Select the queries that have judgments. Raises: InputError if none of the judged queries is in `texts`."""
     if missing := [qid for qid in qrels if qid not in texts]:
         said = f"{where}: {len(missing)} of its {len(qrels)} queries, first {missing[0]!r}, are not among the queries"
         if len(missing) == len(qrels):
@@ -172,7 +172,7 @@ def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> Query
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
-    """The file in a folder that has one of these names, plain or gzip. Raises: InputError if there are two."""
+    """Return the file in a folder that has one of these names, plain or gzip. Raises: InputError if two do."""
     files = (folder / each for name in names for each in (name, f"{name}.gz"))
     found = [file for file in files if file.is_file()]
     if len(found) > 1:

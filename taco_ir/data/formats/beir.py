@@ -40,7 +40,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         )
     files = [queries, *(path for path in judgments.values() if path)]
     for path in sorted({*(folder / "qrels").glob("*.tsv*")} - {*files}):
-        log.warning("%s: it is not read; judgments are in files called <split>.tsv, of %s", path, ", ".join(SPLITS))
+        log.warning("%s: ignored; judgments must be in a file <split>.tsv, with a split of %s", path, ", ".join(SPLITS))
     texts = cache(partial(read_query_texts, queries))
     name = folder.resolve().name
     topics = {

@@ -1,4 +1,4 @@
-"""Collections as tables: a parquet file, a folder saved by Hugging Face's datasets, or a hub's data set (`hf:NAME`)."""
+"""Collections as tables: a parquet file, a folder that Hugging Face's datasets saved, or a data set of a hub."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 from taco_ir.data.formats.base import Format, Key, Record, Source, hash_files
 
-COLUMNS = {"id": "id", "title": "title", "text": "text"}  # what is read -> the name of its column, unless chosen
-CHOICES = ("config", "split")  # of a hub's data set, or the split of a saved one
+COLUMNS = {"id": "id", "title": "title", "text": "text"}  # role -> default name of its column
+CHOICES = ("config", "split")  # config and split of a hub's data set, or split of a saved data set
 SAVED = ("dataset_info.json", "dataset_dict.json")
 ROWS = 1000  # read at once
 HUB_TIMEOUT = 10.0  # seconds that a hub may take to answer
@@ -27,7 +27,7 @@ def _recognises(path: Path) -> bool:
 def _open(place: str, columns: Mapping[str, str]) -> Source:
     if unknown := columns.keys() - COLUMNS.keys() - set(CHOICES):
         raise InputError(
-            f"--columns {min(unknown)}={columns[min(unknown)]}: allowed roles: {', '.join([*COLUMNS, *CHOICES])}"
+            f"--columns {min(unknown)}={columns[min(unknown)]}: unknown; allowed: {', '.join([*COLUMNS, *CHOICES])}"
         )
     table, layout, files = _table(place, columns)
     names = {role: columns.get(role, name) for role, name in COLUMNS.items()}
@@ -51,12 +51,12 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
 
 def _key(files: Sequence[Path], names: Mapping[str, str]) -> Key:
-    """What the passages depend on: the files and the columns that are read."""
+    """Return what the passages depend on: the files and the columns to read."""
     return Key([hash_files(files).passages, sorted(names.items())], [])
 
 
 def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]]:
-    """The rows as a data set of Hugging Face's library, what it is, and the files that hold it."""
+    """Return the table as a data set of Hugging Face's library, the name of its format, and its files."""
     try:
         import datasets
         from huggingface_hub import HfApi, constants
@@ -68,7 +68,7 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
     of_hub = path.suffix != ".parquet" and not path.is_dir()
     split = columns.get("split")
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # it tells of errors before it raises them
+    datasets.logging.set_verbosity(logging.CRITICAL)  # otherwise it logs errors before it raises them
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         if path.suffix == ".parquet":
@@ -77,15 +77,15 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
         if not of_hub:
             found, layout = datasets.load_from_disk(str(path)), "saved Hugging Face data set"
         else:
-            if not offline:  # loading tries for half a minute
+            if not offline:  # loading alone would try for half a minute
                 HfApi().dataset_info(place, timeout=HUB_TIMEOUT)
             found, layout = datasets.load_dataset(place, columns.get("config")), "data set of a Hugging Face hub"
-    except Exception as error:  # pyarrow's, the hub's and the library's own have no common base
+    except Exception as error:  # errors of pyarrow, the hub and the library have no common base
         said = f"--collection {place}: it cannot be opened ({type(error).__name__}: {abbreviate(str(error))})"
         if of_hub and offline:
-            said += "; HF_HUB_OFFLINE is set"
-        elif of_hub and type(error).__name__.startswith("Connect"):  # of the library that sends requests
-            said += "; HF_HUB_OFFLINE=1 takes what was downloaded before"
+            said += "; HF_HUB_OFFLINE is set, so nothing is downloaded"
+        elif of_hub and type(error).__name__.startswith("Connect"):  # an error of the library that sends requests
+            said += "; set HF_HUB_OFFLINE=1 to use an earlier download"
         raise InputError(said) from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) > 1:
@@ -93,7 +93,7 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
                 f"--collection {place}: it has splits {', '.join(map(str, found))}; choose one by --columns split=NAME"
             )
         if split is not None and split not in found:
-            raise InputError(f"--columns split={split}: {place} has {', '.join(map(str, found))}")
+            raise InputError(f"--columns split={split}: no such split; allowed: {', '.join(map(str, found))}")
         found = found[split or next(iter(found))]
     return found, layout, [Path(file["filename"]) for file in found.cache_files]
 

@@ -1,6 +1,6 @@
 """Collections of ir_datasets by id, `irds:beir/scifact/test`: documents, queries and graded judgments.
 
-Downloads are left to ir_datasets. `irds:ID` contains the queries of ID, and those of ID/train, ID/dev and ID/test.
+ir_datasets downloads the files. `irds:ID` contains the queries of ID, ID/train, ID/dev and ID/test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
     register()
     if columns:
-        raise InputError("--columns has no effect on ir_datasets, whose documents have fixed fields")
+        raise InputError("--columns has no effect on ir_datasets, whose documents have fixed fields; leave it out")
     known = ir_datasets.registry
     if place not in known:
         near = [each for each in known if place.partition("/")[0] in each][:5] or get_close_matches(place, known)
@@ -38,7 +38,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     ids = [each for each in (place, *(f"{place}/{split}" for split in SPLITS)) if each in known]
     found = {each: ir_datasets.load(each) for each in ids}
     if not found[place].has_docs():
-        raise InputError(f"--collection irds:{place}: it has no documents, so there is nothing to search")
+        raise InputError(f"--collection irds:{place}: it has no documents to search; give an id with documents")
     with_queries = {each: dataset for each, dataset in found.items() if dataset.has_queries()}
 
     def key() -> Key:
@@ -63,7 +63,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
 @contextmanager
 def _errors(place: str) -> Iterator[None]:
-    """Turn a file that is not there, or a failed download, into an InputError: each has its own class."""
+    """Turn any error of ir_datasets, such as a missing file or a failed download, into an InputError."""
     try:
         yield
     except InputError as error:
@@ -74,7 +74,7 @@ def _errors(place: str) -> Iterator[None]:
 
 
 def _docs_id(place: str, known: Any) -> str:
-    """The shortest id above this one that has the very same documents."""
+    """Return the shortest id above this id that has the same documents."""
     docs, parts = known[place].docs_handler(), place.split("/")
     above = ("/".join(parts[:count]) for count in range(1, len(parts)))
     same = (each for each in above if each in known and known[each].has_docs() and known[each].docs_handler() is docs)
@@ -82,13 +82,13 @@ def _docs_id(place: str, known: Any) -> str:
 
 
 def _task(dataset_id: str, known: Any) -> str:
-    """The task of an id's queries: that of all over the same documents; KILT has one for each task of its own."""
+    """Return the task of an id's queries. Ids with the same documents share a task, except those of KILT."""
     parts = dataset_id.split("/")
     return parts[1] if parts[0] == "kilt" and len(parts) > 1 else _docs_id(dataset_id, known).replace("/", "-")
 
 
 def _topics_name(dataset_id: str) -> TopicsName:
-    """Task and split of an id: msmarco-passage/dev/small -> msmarco-passage-small, dev; test if it names no split."""
+    """Return task and split of an id: msmarco-passage/dev/small -> msmarco-passage-small, dev. No split means test."""
     split, rest = "test", []
     for part in dataset_id.split("/"):
         if (name := SPLIT_NAMES.get(part, part)) in SPLITS:
@@ -99,9 +99,9 @@ def _topics_name(dataset_id: str) -> TopicsName:
 
 
 def _key(dataset: Any, kind: str) -> Any:
-    """What the documents, queries or judgments of a data set depend on.
+    """Return what the documents, queries or judgments of a data set depend on.
 
-    Hashes of their files where they have some, the release where it pins them, else a hash of all records.
+    These are hashes of the files; for files that are not known, the release that pins them, or a hash of all records.
     """
     if not getattr(dataset, f"has_{kind}")():
         return None

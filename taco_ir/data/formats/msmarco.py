@@ -42,18 +42,18 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     triples = [path for path in sorted(folder.iterdir()) if TRIPLES.fullmatch(path.name)]
     queries, qrels = _find_topics(folder, name, "queries"), _find_topics(folder, name, "qrels")
     for path in (path for each, path in qrels.items() if each not in queries):
-        log.warning("%s: it is not read, since %s is missing", path, path.name.replace("qrels", "queries", 1))
+        log.warning("%s: this file is ignored, because %s is missing", path, path.name.replace("qrels", "queries", 1))
     topics = {
         each: partial(_queries, path, qrels.get(each), triples if each.split == "train" else ())
         for each, path in queries.items()
     }
     key = partial(hash_files, [corpus], [*triples, *queries.values(), *qrels.values()])
-    tasks = dict.fromkeys(topics, name)  # also of parts, such as dev.small
+    tasks = dict.fromkeys(topics, name)  # also for subsets such as dev.small
     return Source("MS MARCO TSV files", name, corpus, key, partial(_passages, corpus), topics, tasks)
 
 
 def _find_topics(folder: Path, name: str, kind: str) -> dict[TopicsName, Path]:
-    """The files of queries or of judgments, by topics. Raises: InputError for two of the same topics."""
+    """Return the files of queries or of qrels, by topics. Raises: InputError if two files have the same topics."""
     found: dict[TopicsName, Path] = {}
     for path in sorted(folder.iterdir()):
         if (matched := KINDS.fullmatch(path.name)) and matched["kind"] == kind:

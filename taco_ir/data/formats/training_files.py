@@ -1,6 +1,6 @@
 """Training files that include their passages: Tevatron's JSON lines, DPR's JSON, and triples of texts.
 
-Such a file is opened as a collection with its passages, and with train queries that have positives and hard negatives.
+Such a file is opened as a collection. It has the passages in the file, and train queries with their hard negatives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIXES = (".jsonl", ".json", ".tsv", ".jsonl.gz", ".json.gz", ".tsv.gz")
 
 
 class Item(NamedTuple):
-    """A training query with its passages, and its place in the file for error messages."""
+    """A training query with its passages, and where it is in the file, for error messages."""
 
     where: str
     qid: str
@@ -39,7 +39,7 @@ Items = Callable[[Path], Iterator[Item]]
 
 
 def tevatron_items(path: Path) -> Iterator[Item]:
-    """Tevatron: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}."""
+    """Read Tevatron's {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}."""
     for number, record in read_json_lines(path):
         where = f"{path}, line {number}"
         qid = record.get("query_id", number)
@@ -47,7 +47,7 @@ def tevatron_items(path: Path) -> Iterator[Item]:
 
 
 def dpr_items(path: Path) -> Iterator[Item]:
-    """DPR: a JSON list of {"question", "positive_ctxs": [{"passage_id", "title", "text"}], "hard_negative_ctxs"}."""
+    """Read DPR's list of {"question", "positive_ctxs": [{"passage_id", "title", "text"}], "hard_negative_ctxs"}."""
     for number, record in enumerate(json_list(path), 1):
         where = f"{path}, record {number}"
         yield _item(
@@ -56,7 +56,7 @@ def dpr_items(path: Path) -> Iterator[Item]:
 
 
 def triple_items(path: Path) -> Iterator[Item]:
-    """Triples of texts, `query<TAB>relevant passage<TAB>other passage`; their ids are hashes of the texts."""
+    """Read a file of triples, `query<TAB>relevant passage<TAB>other passage`. Ids are made as hashes of the texts."""
     for number, line in numbered_lines(path):
         cells = line.rstrip("\r\n").split("\t")
         where = f"{path}, line {number}"
@@ -127,7 +127,7 @@ def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> 
     if not path.is_file():
         raise InputError(f"--collection {place}: no such file; {layout} is a single file")
     if columns:
-        raise InputError(f"--columns has no effect on {layout}, which has fixed names")
+        raise InputError(f"--columns has no effect on {layout}, which has fixed names; leave it out")
     stem = path.name.partition(".")[0]
     name = next((stem.removesuffix(f"-{split}") for split in SPLITS if stem.endswith(f"-{split}")), stem)
     name = path.resolve().parent.name if name in SPLITS else name
@@ -142,8 +142,8 @@ def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> 
 
 
 def _passages(items: Items, path: Path) -> Iterator[Record]:
-    """Each passage once. Raises: InputError where one docid has two texts."""
-    texts: dict[str, int] = {}  # hashes of them, so that memory does not depend on their length
+    """Yield each passage once. Raises: InputError if one docid has two texts."""
+    texts: dict[str, int] = {}  # hashes of texts, so that memory does not depend on their length
     for item in items(path):
         for passage in item.positives + item.negatives:
             text = hash((passage.title, passage.text))
@@ -155,7 +155,7 @@ def _passages(items: Items, path: Path) -> Iterator[Record]:
 
 
 def _queries(items: Items, path: Path) -> QuerySet:
-    """Queries by id; records with the same id and text are merged. Raises: InputError for an id with two texts."""
+    """Read the queries; records with the same id and text are merged. Raises: InputError for an id with two texts."""
     texts: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     negatives: dict[str, dict[str, None]] = {}
