@@ -1,1 +1,1 @@
-"""Analysis of task specialisation: how much single parameters of a trained model belong to single tasks."""
+"""Analysis of task specialisation: how far the parameters of a trained model are each specific to one task."""

@@ -39,13 +39,14 @@ def measure(
 ) -> Measurement:
     """Measure how evenly the tasks share each parameter, as the entropy of the softmax over tasks of S / tau.
 
-    S is the mean over batches of |g theta| / median. A batch whose gradient is zero counts for |g theta|, but not for
-    S. Memory: nine numbers for each parameter besides its gradient. This does not grow with the number of tasks, since
+    S is the mean over batches of |g theta|, divided by its median. A batch whose gradient is zero does not count for S.
+    Memory: nine numbers for each parameter besides its gradient. This does not grow with the number of tasks, since
     the softmax over tasks is kept as running sums.
 
     Args:
-        batches: how many batches of each task to use: those of steps 0 to `batches` - 1.
-        done: called after each batch. With several batches and tasks each batch is used twice, once to measure chance.
+        objectives: one for each task.
+        batches: how many batches of each task to use: the batches of steps 0 to `batches` - 1.
+        done: called after each batch. With several batches and tasks, each batch is used twice, once to measure chance.
         seed: random seed for the assignment of batches to tasks that measures chance.
 
     Raises:
@@ -60,7 +61,7 @@ def measure(
 
 
 def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
-    """Reassign batches to tasks at random, as many to each as before, so that tasks differ only by chance."""
+    """Reassign batches to tasks at random, so that tasks differ only by chance. Each keeps its number of batches."""
     every = [batch for batches in own for batch in batches]
     order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
     return [[every[next(order)] for _ in batches] for batches in own]
@@ -72,7 +73,7 @@ def _measure_groups(
     """Measures groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
 
     Args:
-        strict: whether a group whose gradients are all zero is an error; otherwise no parameter is sensitive to it.
+        strict: True if a group with only zero gradients is an error; otherwise no parameter is sensitive to it.
     """
     first, _ = groups[0][0]
     params = first.params
@@ -109,7 +110,7 @@ def _measure_groups(
 
 
 class TaskSums:
-    """Sums over the batches of one task. Memory: two numbers for each parameter.
+    """Sums of sensitivities over the batches of one task. Memory: two numbers for each parameter.
 
     Attributes:
         plain: for each tensor, the sums of |g theta|, flattened.
@@ -148,7 +149,7 @@ class TaskSums:
         return True
 
     def _pair(self, place: int, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """The rows of a sparse gradient (None: all), and gradient and parameter, flat."""
+        """Returns the rows of a sparse gradient (None: all rows), and the flat gradient and parameter values."""
         param = self._params[place]
         if not grad.is_sparse:
             return None, grad.flatten(), param.flatten()
@@ -164,14 +165,13 @@ class TaskSums:
 
 
 class OnlineEntropy:
-    """Computes the entropy of a softmax over tasks from logits that arrive task by task. Memory: three numbers and a
-    byte per entry.
+    """Computes the entropy of a softmax over tasks, task after task. Memory: three numbers and a byte for each entry.
 
-    With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is ln Z - M
-    / Z. This never subtracts large numbers, however large the logits are.
+    With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is
+    ln Z - M / Z. This never subtracts large numbers, however large the logits are.
 
     Attributes:
-        leader: the task with the largest logit; of equal ones, the first.
+        leader: for each entry, the task with the largest logit, or the first such task.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -201,7 +201,7 @@ class OnlineEntropy:
         self._tasks += 1
 
     def entropy(self) -> Tensor:
-        """The entropy in nats, from 0 to ln T."""
+        """Returns the entropy of each entry in nats, from 0 to ln T."""
         return (self._total.log() - self._moment / self._total).clamp_(min=0)
 
 
@@ -216,7 +216,7 @@ def count_parameters(name: str, softmax: OnlineEntropy, active: Tensor, tasks: i
 
 
 def count_densities(sensitivities: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
-    """A histogram of log10 of the sensitivities over DENSITY_EDGES, with open outer bins, and the number of zeros."""
+    """Returns a histogram of log10 sensitivities over DENSITY_EDGES, with open outer bins, and the number of zeros."""
     counts = torch.zeros(len(DENSITY_EDGES) - 1, dtype=torch.long)
     zeros = 0
     for values in sensitivities:

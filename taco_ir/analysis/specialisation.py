@@ -31,8 +31,7 @@ class Subject(NamedTuple):
     Attributes:
         name: the name that the user gave.
         model: the model's folder.
-        config: settings of the episode (round of training) that made the model; None if the model is in no training's
-            folder.
+        config: settings of the episode (round of training) that made the model; None if the training is not known.
         run: the folder of the training.
         episodes: folders of the training's episodes, up to the one that made the model.
     """
@@ -96,11 +95,10 @@ def _episode(run: Path, number: int, count: int) -> Path:
 
 
 def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Path) -> Analysis:
-    """Measure all models on the same batches. The only files written are negatives that must be mined first, in
-    `output`.
+    """Measure all models on the same batches. Negatives that must be mined first are written to `output`.
 
     Data, tasks, negatives and batches are those of the first model's training, or the defaults if no training is known;
-    keys in `settings` replace them. Dropout is off. Frozen parameters are measured like all others.
+    keys in `settings` replace them. Dropout is off. Frozen parameters are measured, too.
 
     Raises:
         InputError: for models of different architectures, a task that a model has no prompt for, or unusable data.
@@ -206,7 +204,7 @@ def _add_training(subject: Subject, measured: Measurement) -> ModelAnalysis:
 
 
 def _describe_training(subject: Subject) -> tuple[dict[str, Any] | None, str]:
-    """The settings of its training's episodes, apart from the weighting, and the weighting of each episode."""
+    """Returns the settings of the training's episodes without the weighting, and the weighting of each episode."""
     if subject.run is None:
         return None, ""
     configs = load_settings(subject.run).each_episode()[: len(subject.episodes)]
@@ -229,7 +227,7 @@ def _resolve(place: str) -> str:
 
 
 def write_analysis(analysis: Analysis, output: Path) -> tuple[Path, Path]:
-    """Write the figures as JSON, and the HTML page; return both paths."""
+    """Write an analysis as a JSON file and as an HTML page to the folder `output`; returns both paths."""
     from taco_ir.analysis.specialisation_page import render_page
 
     page = render_page(analysis)

@@ -69,7 +69,7 @@ def render_page(analysis: Analysis) -> str:
 
 
 def _bars(analysis: Analysis) -> Iterator[Bar]:
-    """The histogram of entropies: the models side by side in each bin."""
+    """Yield the bars of the histogram of entropies, with the models side by side in each bin."""
     shares = [model.whole.shares for model in analysis.models]
     most = max(map(max, shares)) or 1.0
     room = WIDTH / len(bin_edges(len(analysis.tasks)))
@@ -90,7 +90,7 @@ class HeatRow(NamedTuple):
 
 
 def _heat(analysis: Analysis) -> list[tuple[ModelAnalysis, list[HeatRow]]]:
-    """Layers by tasks; all models have one scale, which ends at the largest share."""
+    """Returns a heat map of layers by tasks for each model; all have one scale, which ends at the largest share."""
     found = [
         (model, [(group.name, [count / group.size for count in group.by_bin[0]]) for group in by_layer(parameters)])
         for model in analysis.models
@@ -104,7 +104,7 @@ def _heat(analysis: Analysis) -> list[tuple[ModelAnalysis, list[HeatRow]]]:
 
 
 def _densities(analysis: Analysis, model: ModelAnalysis) -> Plot:
-    """The density of log10 |g theta|, a line for each task; all models have one scale."""
+    """Returns a plot of the density of log10 |g theta|, a line for each task; all models have one scale."""
     size = model.whole.size
     most = max(max(each.counts) for every in analysis.models for each in every.measured.sensitivities) / size
     middles = [(low + high) / 2 for low, high in pairwise(DENSITY_EDGES)]
@@ -123,7 +123,7 @@ def _densities(analysis: Analysis, model: ModelAnalysis) -> Plot:
 
 
 def _logged(model: ModelAnalysis) -> Iterator[Plot]:
-    """Cosines over the steps of each episode: every pair of tasks, and their mean."""
+    """Yield a plot of cosines over the steps of each episode: a line for every pair of tasks, and their mean."""
     for episode, rows in model.logged.items():
         if not rows:
             continue
@@ -140,7 +140,7 @@ def _logged(model: ModelAnalysis) -> Iterator[Plot]:
 
 
 def _doses(model: ModelAnalysis) -> Iterator[Plot]:
-    """The dose over the steps of each episode, a line for each figure, from 0 or the least to 1."""
+    """Yield a plot of the dose over the steps of each episode, a line for each figure."""
     for episode, rows in model.dose.items():
         found = []
         for number, (name, label) in enumerate(DOSE.items()):

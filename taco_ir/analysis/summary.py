@@ -58,12 +58,12 @@ class Counts(NamedTuple):
 
     @property
     def shares(self) -> list[float]:
-        """The shares of all parameters in each bin, followed by the share of those not activated; they sum to 1."""
+        """Returns the share of all parameters in each bin, then the share that is not activated; the sum is 1."""
         return [sum(row) / self.size for row in self.by_bin] + [(self.size - self.activated) / self.size]
 
     @property
     def specific(self) -> float:
-        """The share of all parameters that are task-specific, which means in the bin of the lowest entropies."""
+        """Returns the share of all parameters that are task-specific: in the bin of the lowest entropies."""
         return sum(self.by_bin[0]) / self.size
 
     @property
@@ -76,22 +76,23 @@ class Counts(NamedTuple):
 
     @property
     def leaders(self) -> list[float] | None:
-        """For each task, the share of the activated parameters in which it has the largest weight."""
+        """Returns, for each task, the share of the activated parameters that have their largest weight on this task."""
         return [sum(column) / self.activated for column in zip(*self.by_bin, strict=True)] if self.activated else None
 
     @property
     def owners(self) -> list[float] | None:
-        """Each task's share of the task-specific parameters."""
+        """Returns each task's share of the task-specific parameters; None if there are none."""
         specific = sum(self.by_bin[0])
         return [count / specific for count in self.by_bin[0]] if specific else None
 
 
 class Sensitivity(NamedTuple):
-    """Statistics of one task's |g theta|, averaged over batches, and of the median that it is divided by.
+    """Statistics of one task's sensitivities |g theta|, averaged over batches.
 
     Attributes:
+        median: the median that sensitivities are divided by.
         counts: histogram of log10 |g theta| over DENSITY_EDGES; the first and last bins are open.
-        zeros: number of parameters where it is 0.
+        zeros: number of parameters with |g theta| = 0.
     """
 
     median: float
@@ -104,7 +105,7 @@ class Measurement(NamedTuple):
 
     Attributes:
         parameters: counts of each tensor.
-        cosines: cosines [T, T] between the tasks' mean gradients; NaN if one of them is zero.
+        cosines: cosines [T, T] between the tasks' mean gradients; NaN if a gradient is zero.
         chance: task-specific share of all parameters if batches are assigned to tasks at random; None with one task or
             one batch.
     """
@@ -119,9 +120,9 @@ class ModelAnalysis(NamedTuple):
     """A model, its figures, and what is known about its training.
 
     Attributes:
-        weighting: None where the training is not known.
+        weighting: the weighting of the training; None if the training is not known.
         logged: by episode, the (step, cosines between pairs of tasks) in the training's log.
-        setting: all settings of the training that affect the model, except the weighting's; None if unknown.
+        setting: all settings of the training that affect the model, without the weighting; None if unknown.
         recipe: the weighting of each episode.
         dose: by episode, the (step, figures of `training.dose.Dose` by name) in the training's log.
     """
@@ -136,7 +137,7 @@ class ModelAnalysis(NamedTuple):
 
     @property
     def all_naive(self) -> bool:
-        """Whether every episode of the training used naive weighting."""
+        """True if every episode of the training used naive weighting."""
         return set(self.recipe.split(THEN)) == {"naive"}
 
     @property
@@ -149,7 +150,7 @@ class ModelAnalysis(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """Models measured on the same batches."""
+    """The measurements of models on the same batches."""
 
     notes: Sequence[str]
     tasks: Sequence[str]
@@ -162,12 +163,12 @@ class Analysis(NamedTuple):
 
     @property
     def specific(self) -> float:
-        """The entropy below which a parameter is task-specific, in nats."""
+        """Returns the entropy, in nats, below which a parameter is task-specific."""
         return bin_edges(len(self.tasks))[1]
 
 
 def bin_edges(tasks: int) -> tuple[float, ...]:
-    """The paper's bin edges, which are for 8 tasks, scaled to the largest possible entropy, ln(tasks).
+    """Returns the paper's bin edges, which are for 8 tasks, scaled to the largest possible entropy, ln(tasks).
 
     With one task all entropies are 0, so all parameters are in the first bin.
     """
@@ -176,7 +177,7 @@ def bin_edges(tasks: int) -> tuple[float, ...]:
 
 
 def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
-    """Add up the counts of at least one tensor."""
+    """Returns the sum of the counts of at least one tensor, under a new name."""
     parts = list(parts)
     by_bin = tuple(
         tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True)
@@ -185,12 +186,12 @@ def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
 
 
 def by_layer(parameters: Sequence[Counts]) -> list[Counts]:
-    """Counts by layer: embeddings first, then the layers in order, then tensors outside any layer."""
+    """Returns the counts of each layer: embeddings first, then the layers in order, then tensors outside any layer."""
     return _group(parameters, layer_of)
 
 
 def by_kind(parameters: Sequence[Counts]) -> list[Counts]:
-    """Counts by kind of module, in the order in which a layer computes them."""
+    """Returns the counts of each kind of module, in the order in which a layer computes them."""
     inside = [kind for kind in KINDS if kind.startswith(("attention", "feed"))]
     order = ["embeddings", *inside, "layer norms", "biases", "head", "other"]
     return sorted(_group(parameters, kind_of), key=lambda group: order.index(group.name))
@@ -204,13 +205,13 @@ def _group(parameters: Sequence[Counts], key: Callable[[str], str]) -> list[Coun
 
 
 def kind_of(name: str) -> str:
-    """The kind of module of a parameter, by its name in BERT, RoBERTa, ELECTRA, MPNet, DistilBERT, ModernBERT or T5."""
+    """Returns a kind of module from a parameter's name (BERT, RoBERTa, ELECTRA, MPNet, DistilBERT, ModernBERT, T5)."""
     inside = re.sub(r"^towers\.\w+", "", name).lower()  # a tower is called query too
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, inside)), "other")
 
 
 def layer_of(name: str) -> str:
-    """The layer of a parameter, counted from 1, with tower and stack where there are two."""
+    """Returns the name of a parameter's layer, such as "layer 3" (from 1), with its tower or stack if there are two."""
     tower = "query tower, " if name.startswith("towers.query.") else ""
     stack = "decoder " if ".decoder." in name else ""
     if found := re.search(r"\.(?:layer|layers|block|h)\.(\d+)\.", name):
@@ -224,7 +225,7 @@ def percent(share: float | None) -> str:
 
 
 class Comparison(NamedTuple):
-    """Trainings with TACO paired with naive ones that differ only in the weighting, for each seed.
+    """Pairs of trainings, with TACO and naive, that differ only in the weighting; one pair for each seed.
 
     Attributes:
         recipe: the weighting of each episode of the TACO trainings.
@@ -236,7 +237,7 @@ class Comparison(NamedTuple):
 
     @property
     def points(self) -> list[float]:
-        """TACO's task-specific share minus naive's in each pair, in percentage points of all parameters."""
+        """Returns the task-specific share of TACO minus naive in each pair, in percentage points of all parameters."""
         return [round(100 * (taco.whole.specific - naive.whole.specific), 1) for taco, naive in self.pairs]
 
     @property
@@ -245,7 +246,7 @@ class Comparison(NamedTuple):
         return round(math.fsum(points) / len(points), 1)
 
     def sentence(self) -> str:
-        """A sentence that says whether the pairs show the paper's result."""
+        """Returns a sentence that says whether the pairs show the paper's result."""
         count, mean = len(self.pairs), self.mean
         in_order = sum(points > 0 for points in self.points)
         seen = "is seen" if mean > 0 else "is not seen: there is no difference"
@@ -257,13 +258,13 @@ class Comparison(NamedTuple):
         if count == 1:
             pairs = "one pair of runs, so chance is not ruled out"
         return (
-            f"{'TACO' if self.recipe == 'taco' else self.recipe} less naive: {mean:+.1f} points; this order {seen} "
-            f"({pairs}, that differ in the weighting alone)"
+            f"{'TACO' if self.recipe == 'taco' else self.recipe} minus naive: {mean:+.1f} points; this order {seen} "
+            f"({pairs}, which differ only in the weighting)"
         )
 
 
 def pair_runs(models: Sequence[ModelAnalysis]) -> list[Comparison]:
-    """Pair TACO trainings with naive ones; pairs that differ only in the seed form one comparison."""
+    """Pair TACO trainings with naive trainings; pairs that differ only in the seed form one comparison."""
     groups: dict[tuple[str, str], list[tuple[ModelAnalysis, ModelAnalysis]]] = defaultdict(list)
     for taco in models:
         naive = next((model for model in models if model.all_naive and model.setting == taco.setting), None)
@@ -274,7 +275,7 @@ def pair_runs(models: Sequence[ModelAnalysis]) -> list[Comparison]:
 
 
 def _differing_settings(models: Sequence[ModelAnalysis]) -> str:
-    """Settings that differ between the first TACO run and the naive run most like it; "" where either is missing."""
+    """Returns the settings in which the first TACO run and the most similar naive run differ; "" if one is missing."""
     naive = [model for model in models if model.all_naive and model.setting is not None]
     taco = next((model for model in models if model.weighting == "taco" and model.setting is not None), None)
     if taco is None or not naive:
@@ -288,7 +289,7 @@ def _differing_settings(models: Sequence[ModelAnalysis]) -> str:
 
 
 def verdict(analysis: Analysis) -> str:
-    """One sentence on whether TACO makes more parameters task-specific than naive training, as the paper found."""
+    """Returns a sentence: does TACO make more parameters task-specific than naive training, as the paper found?"""
     found = []
     for model in analysis.models:
         chance = model.measured.chance
@@ -308,12 +309,12 @@ def verdict(analysis: Analysis) -> str:
         return f"{start}; {paper}, and to compare with that, models of a TACO and of a naive training run are needed."
     caveat = ""
     if (tasks := len(analysis.tasks)) != PAPER_TASKS:
-        caveat = f"; with {tasks} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
+        caveat = f"; with {tasks} tasks, not {PAPER_TASKS}, the shares are not comparable with the paper's"
     return f"{start}; {paper}; {'; '.join(each.sentence() for each in compared)}{caveat}."
 
 
 def to_dict(analysis: Analysis) -> dict[str, Any]:
-    """All figures as JSON: shares from 0 to 1, entropies in nats."""
+    """Returns all figures as JSON values: shares from 0 to 1, entropies in nats."""
     compared = []
     for each in pair_runs(analysis.models):
         pairs = [

@@ -41,7 +41,7 @@ class Header(NamedTuple):
 
 @cache
 def describe_code() -> str:
-    """The version of this package and, in a checkout, its commit, as when this process first asked."""
+    """Returns the version of this package and, in a checkout, its commit. They are read once per process."""
     version, commit = f"taco_ir {taco_ir.__version__}", current_commit()
     changed = ", changed since" * commit.endswith("+")
     return f"{version}, commit {commit[:COMMIT]}{changed}" if commit else version
@@ -63,7 +63,8 @@ def make_page(
         name: name of the template, which extends `page.html`.
         styles: files with extra style rules for this page.
         scripts: files with the page's script; most pages have none.
-        forms: whether the page has forms, which are sent to its server.
+        forms: True if the page has forms, which the browser sends to the page's server.
+        values: further values for the template.
     """
     style, script = _join(templates, (STYLE, *styles)), _join(templates, scripts)
     policy = {"style": _hash_source(style), "script": _hash_source(script) if script else ""}
@@ -79,15 +80,15 @@ def _join(templates: jinja2.Environment, names: Sequence[str]) -> str:
 
 
 def _hash_source(text: str) -> str:
-    """The hash by which a content security policy names an inline style or script."""
+    """Returns the hash of an inline style or script, as a content security policy lists it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
 def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
-    """The Jinja templates in a package's folder, together with the shared ones.
+    """Returns the Jinja templates in a package's folder, together with the templates that all pages share.
 
-    Every value is escaped; the filter `cell` formats a value as in tables.
+    Every value is escaped. The filter `cell` formats a value as in tables.
     """
     import jinja2
 
@@ -103,7 +104,7 @@ def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
 
 
 def _cell(value: Cell) -> str:
-    """A table's value as tables in a terminal show it."""
+    """Returns a value as tables in a terminal show it."""
     if value is None:
         return "-"
     return show(value) if isinstance(value, int | float) else str(value)

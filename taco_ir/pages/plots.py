@@ -81,8 +81,8 @@ def plot_lines(
     Args:
         x, y: ranges that the axes must include.
         marks: values on the horizontal axis to mark, with their labels.
-        labelled: label the lines' ends, unless there are too many lines.
-        legend: whether to show a legend; None shows one where ends are labelled.
+        labelled: label the ends of the lines, if there are at most twelve lines.
+        legend: True shows a legend; None shows one if the ends are labelled.
     """
     x = _reach([value for each in series for value in each.xs], x)
     y = _reach([value for each in series for value in each.ys], y)
@@ -108,7 +108,7 @@ def plot_lines(
 
 
 def round_values(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` + 1 round values within [low, high], evenly spaced."""
+    """Returns at most `most` + 1 round values within [low, high], evenly spaced."""
     rough = (high - low) / most
     if not math.isfinite(rough) or rough <= 0:
         return [low]
@@ -119,9 +119,9 @@ def round_values(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def place_labels(heights: Sequence[float], gap: float = GAP) -> list[float]:
-    """Heights for labels, near the wanted heights and in the same order, with at least `gap` between them.
+    """Returns heights for labels, near the wanted heights and in the same order, with at least `gap` between them.
 
-    They stay inside the plot if there is room for all.
+    Labels stay inside the plot if there is room for all.
     """
     order = sorted(range(len(heights)), key=lambda place: (heights[place], place))
     found = [0.0] * len(heights)
@@ -136,7 +136,7 @@ def place_labels(heights: Sequence[float], gap: float = GAP) -> list[float]:
 
 
 def _reach(values: Sequence[float], least: Limits | None) -> Limits:
-    """Limits of an axis, which are apart."""
+    """Returns the limits of an axis, which are always different."""
     low, high = min(*values, *(least or ()), math.inf), max(*values, *(least or ()), -math.inf)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -146,7 +146,7 @@ def _across(value: float, x: Limits) -> float:
 
 
 def _down(value: float, y: Limits) -> float:
-    """From the top: values grow upwards."""
+    """Returns the distance of a value from the top of the plot."""
     return HEIGHT * (y[1] - value) / (y[1] - y[0])
 
 

@@ -15,7 +15,7 @@ from taco_ir.data.collection import Collection
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.negatives.file import Negatives, with_negatives
 
-Span = tuple[int, int]  # an answer's first character in its passage, and the one behind its last
+Span = tuple[int, int]  # start and end (exclusive) of an answer, in characters of its passage
 WORD = re.compile(r"\S+")
 # where an answer may begin and end: not inside 1,000 or U.S.A, but inside New York-based and Obama's
 BEFORE, AFTER = re.compile(r"(?<!\w)(?<!\w[.,:])"), re.compile(r"(?!\w|[.,:]\w)")
@@ -47,8 +47,8 @@ class ReadingCounts(NamedTuple):
             f"{self.kept:,} of {self.queries:,} queries have an answer in a gold passage; dropped: "
             f"{self.unanswered:,} without an answer, {self.verdicts:,} whose answer is a verdict (yes, no, ...), "
             f"{self.no_passage:,} without a gold passage in the collection, "
-            f"{self.not_found:,} whose answer no gold passage holds; "
-            f"{self.negatives_dropped:,} mined negatives hold an answer or lie on a gold page"
+            f"{self.not_found:,} whose answer no gold passage contains; "
+            f"{self.negatives_dropped:,} mined negatives contain an answer or are on a gold page"
         )
 
 
@@ -56,7 +56,7 @@ class ReadingData(NamedTuple):
     """A task's examples with the places of their answers.
 
     Attributes:
-        examples: as for retrieval, but all `positives` contain an answer, and no `negatives` do.
+        examples: as for retrieval, but all `positives` and no `negatives` contain an answer.
         spans: answer spans by qid and docid of a positive, in text order.
     """
 
@@ -97,7 +97,7 @@ def read_reading_data(
 def find_answers(
     collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]
 ) -> ReadingData:
-    """Keep the examples whose answers are in their positives; there may be none."""
+    """Returns the examples with an answer in their positives; there may be no such example."""
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
     passages = collection.passages.get(sorted(wanted))
@@ -125,7 +125,7 @@ def find_answers(
 
 
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
-    """Distinct answers in SQuAD's normal form, without verdicts and empty answers."""
+    """Returns distinct answers in SQuAD's normal form, without verdicts and empty answers."""
     return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
 
 
@@ -135,7 +135,7 @@ def _drop_passages(
     spans: Mapping[str, Mapping[str, tuple[Span, ...]]],
     passages: Mapping[str, Passage],
 ) -> list[TrainExample]:
-    """Examples with the positives that hold an answer, and the negatives that hold none and lie on no gold page."""
+    """Returns examples with only those positives that contain an answer, and negatives that are not gold pages."""
     normal = {
         docid: f" {normal_answer(passages[docid].text)} "
         for docid in {docid for example in examples for docid in example.negatives}
@@ -170,7 +170,7 @@ def find_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
 
 
 def _normalise(text: str) -> tuple[str, list[int]]:
-    """The normal form of a text, and the place in the text of each of its characters (of the next word for a blank)."""
+    """Returns a text's normal form, and the place in the text of each of its characters (a blank: of the next word)."""
     letters: list[str] = []
     places: list[int] = []
     for place, letter in enumerate(text):

@@ -47,7 +47,8 @@ def answer(
     """Retrieve `hits` passages for each question and read them; returns a run of pages with answers.
 
     Args:
-        with_gold: if no gold passage was retrieved, read one in place of the last hit. The run's pages do not change.
+        tell: is called with each answer and its passage as text; None: show nothing.
+        with_gold: if no gold passage was retrieved, read a gold passage instead of the last hit. The run is the same.
     """
     run = retriever.search(topics, hits)
     gold = find_gold(collection, topics.queries) if with_gold else {}
@@ -78,9 +79,9 @@ def write_answers(
     """Answer the questions of each of the topics and write a KILT file with a record; returns the runs of pages.
 
     Args:
+        tell, with_gold: as in `answer`.
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
         name: folder of the reader.
-        with_gold: as in `answer`.
 
     Raises:
         InputError: for an output made from something else (without `overwrite`).
@@ -114,7 +115,7 @@ def write_answers(
 
 
 def find_gold(collection: Collection, queries: Sequence[Query]) -> dict[str, str]:
-    """A gold passage for each question, by qid: the first that contains an answer, otherwise the first."""
+    """Returns a gold passage's docid for each question, by qid: the first with an answer, otherwise the first."""
     sets_of = find_positives(collection.passages, queries)
     docids_of = {
         query.qid: unique(docid for own in sets for docid in own)
@@ -132,7 +133,7 @@ def find_gold(collection: Collection, queries: Sequence[Query]) -> dict[str, str
 def _read(
     topics: Topics, run: Run, reader: Reader, collection: Collection, gold: Mapping[str, str]
 ) -> Iterator[tuple[int, Query, Answer | None, Mapping[str, Passage]]]:
-    """Yields the number of questions done, a question, its answer, and the passages of it and its neighbours."""
+    """Yields the number of finished questions, a question, its answer, and the passages of its batch."""
     for start in range(0, len(topics.queries), AT_ONCE):
         batch = topics.queries[start : start + AT_ONCE]
         docids = {query.qid: _with_gold(run.rankings.get(query.qid), gold.get(query.qid)) for query in batch}
@@ -143,7 +144,7 @@ def _read(
 
 
 def _with_gold(ranking: Ranking | None, gold: str | None) -> Sequence[str]:
-    """The hits of a question, with its gold passage, where one is given, as one of them."""
+    """Returns the hits of a question; the gold passage, if given, replaces the last hit if it is not a hit."""
     docids = ranking.docids if ranking else []
     return docids if gold is None or gold in docids else [*docids[:-1], gold]
 

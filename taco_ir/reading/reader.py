@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 READER_FILE = "reader.safetensors"
 TOKENS_AT_ONCE = 4096  # of a batch of inputs
-LOWEST = float(np.finfo(np.float32).min) / 2  # the logit of what can be no answer
+LOWEST = float(np.finfo(np.float32).min) / 2  # the logit of tokens that cannot be in an answer
 
 
 class ReaderConfig(NamedTuple):
-    """Maximum number of tokens of a question, of title and passage together, and of an answer; a checkpoint has it."""
+    """Maximum number of tokens of a question, of title and passage together, and of an answer; saved in checkpoints."""
 
     question: int = 64
     passage: int = 160
@@ -45,8 +45,8 @@ class ReaderInput(NamedTuple):
 
     Attributes:
         ids: L token ids.
-        first: position of the first of the passage's P tokens; a separator follows the last.
-        offsets_P2: for each of them, start and end (exclusive) in characters of the passage's text.
+        first: position of the first of the passage's P tokens; a separator follows the last of them.
+        offsets_P2: for each token of the passage, its start and end (exclusive) in characters of the passage's text.
         asked: number of tokens of the question, including the special tokens around it.
     """
 
@@ -60,7 +60,7 @@ class ReaderInput(NamedTuple):
         return self.first + len(self.offsets_P2)
 
     def token_spans(self, spans: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-        """Convert character spans to first and last tokens; spans cut off or longer than `most` tokens are left out."""
+        """Convert character spans to first and last tokens; leave out spans that are cut off or over `most` tokens."""
         found = []
         for start, end in spans:
             inside = np.flatnonzero((self.offsets_P2[:, 0] < end) & (self.offsets_P2[:, 1] > start))
@@ -70,8 +70,7 @@ class ReaderInput(NamedTuple):
 
 
 class InputBuilder:
-    """Joins a question with passages as `[CLS] question [SEP] title [SEP] passage [SEP]`, with the tokenizer's special
-    tokens.
+    """Joins a question with each passage to token ids: `[CLS] question [SEP] title [SEP] passage [SEP]`.
 
     Args:
         marker: a token to insert after the first special token.
@@ -117,7 +116,7 @@ class Logits(NamedTuple):
 
 
 def new_head(width: int) -> torch.nn.ModuleDict:
-    """New layers for the start and end of a span, and for the relevance of a passage from its first token."""
+    """Returns new layers for the start and end of a span, and for a passage's relevance, from the first token."""
     import torch
 
     head = torch.nn.ModuleDict({"span": torch.nn.Linear(width, 2), "passage": torch.nn.Linear(width, 1)})
@@ -150,7 +149,8 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
         config = ReaderConfig(**kept)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: not a reader's layer for a backbone of width {width} ({str(error).strip().splitlines()[0]})"
+            f"{path}: not a reader's layer for a backbone of width {width} ({str(error).strip().splitlines()[0]}); "
+            "give a model trained by taco_ir.train --reading"
         ) from error
     return head, config
 
@@ -162,7 +162,7 @@ def compute_logits(
     device: torch.device,
     marks: RoleMarks | None = None,
 ) -> Logits:
-    """The head's logits for N inputs, padded to the longest."""
+    """Returns the head's logits for N inputs, padded to the longest input."""
     import torch
 
     padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
@@ -195,7 +195,7 @@ def join_logits(parts: Sequence[Logits], order: Sequence[int]) -> Logits:
 
 
 def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], most: int) -> tuple[int, int]:
-    """First and last token of the span of at most `most` tokens with the highest start + end; ties go to the first."""
+    """Returns first and last token of the span of at most `most` tokens with the highest start + end logits."""
     padded = np.concatenate([end_P, np.full(most - 1, -np.inf, dtype=end_P.dtype)])
     scores_PW = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(padded, most)
     start, width = np.unravel_index(int(scores_PW.argmax()), scores_PW.shape)
@@ -203,7 +203,7 @@ def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], 
 
 
 class Answer(NamedTuple):
-    """An answer: text, passage, character positions, and probability (of passage times start times end)."""
+    """An answer: text, passage, position in characters, and probability (of passage times start times end)."""
 
     text: str
     docid: str
@@ -245,7 +245,7 @@ class Reader:
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(Role.READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
-        """Answer each question; None if no passage has a token. Raises: InputError for a single text."""
+        """Answer each question from its passages; None if no passage has text. Raises: InputError for a single text."""
         refuse_text(questions, "questions with their passages", "[({}, passages)]")
         inputs = [self._inputs(question, passages) for question, passages in questions]
         flat = [each for group in inputs for each in group]
@@ -257,7 +257,7 @@ class Reader:
         return answers
 
     def _logits(self, inputs: Sequence[ReaderInput]) -> list[tuple[Vectors, Vectors, float]]:
-        """Start and end logits of each input's P tokens [P], and its relevance."""
+        """Returns, for each input, start and end logits of the passage's tokens [P], and the passage's relevance."""
         import torch
 
         nothing = np.empty(0, np.float32)
@@ -293,7 +293,7 @@ def _decode(
 
 
 def _probability(logits: npt.NDArray[np.floating], place: int) -> float:
-    """Softmax at one place."""
+    """Returns the softmax at one place."""
     return float(1 / np.exp(logits.astype(np.float64) - logits[place]).sum())
 
 
@@ -309,7 +309,7 @@ def _widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def load_reader_config(folder: Path) -> EncoderConfig:
-    """The configuration of a reader's encoder. Raises: InputError for two towers, or pooling without token states."""
+    """Read the configuration of a reader's encoder. Raises: InputError for two towers, or without token states."""
     model = ModelFolder(folder)
     if model.kind is Kind.TOWERS:
         raise InputError(f"{folder}: it has two towers, and a reader needs a single encoder; give {folder / 'passage'}")
@@ -324,7 +324,7 @@ def load_reader_config(folder: Path) -> EncoderConfig:
 
 
 def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
-    """Load a reader from its encoder's folder, which includes the head. Raises: InputError for any other folder."""
+    """Load a reader from the folder of its encoder, which includes the head. Raises: InputError for other folders."""
     folder = ModelFolder.find(name)
     usable_device(device)
     base = load_reader_config(folder.path)
@@ -335,7 +335,7 @@ def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reade
 
 
 def mark_span(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:
-    """The text around a span, with the span between marks, on one line."""
+    """Returns the text around a span on one line, with the span between marks."""
     left, right = max(0, start - around), min(len(text), end + around)
     shown = f"{text[left:start]}{marks[0]}{text[start:end]}{marks[1]}{text[end:right]}"
     return " ".join(f"{'... ' * (left > 0)}{shown}{' ...' * (right < len(text))}".split())

@@ -1,5 +1,4 @@
-"""Makes a checkpoint small: weights in half precision or 8 bits and, if that is not enough, only the most frequent
-tokens.
+"""Makes a checkpoint small: half precision or 8 bits and, if that is not enough, only the most frequent tokens.
 
 WordPiece splits a word into the longest tokens in the vocabulary; if a rare token is missing, it uses shorter ones,
 down to single characters, which are all kept. So every text can still be encoded, and texts of kept tokens get the same
@@ -36,7 +35,7 @@ NAMED = 128  # the most bytes that name a tensor in a file, or say in config.jso
 
 
 class AnyModel(NamedTuple):
-    """The model of a tokenizer of any kind."""
+    """The `model` entry of any tokenizer.json; its type is a name such as WordPiece."""
 
     type: str = ""
 
@@ -60,7 +59,7 @@ class Added(NamedTuple):
 
 
 class Special(NamedTuple):
-    """A template post-processor's name for tokens that it puts around texts."""
+    """An entry of a template post-processor: its name, and the tokens that it puts around texts."""
 
     id: str
     tokens: tuple[str, ...]
@@ -75,7 +74,7 @@ class PostProcessor(NamedTuple):
 
 
 class WordPiece(NamedTuple):
-    """The keys of a WordPiece tokenizer.json that are read."""
+    """The parts of a WordPiece tokenizer.json that this module reads."""
 
     model: WordPieceModel
     added_tokens: tuple[Added, ...] = ()
@@ -91,7 +90,7 @@ class WordPiece(NamedTuple):
 
 
 class Compacted(NamedTuple):
-    """The number of tokens kept, the number before, and the folder's size in bytes."""
+    """The result of `compact`: the number of kept tokens, the number before, and the folder's size in bytes."""
 
     tokens: int
     of: int
@@ -110,15 +109,15 @@ def compact(
         stored: the format of the weights, one of `STORES`.
 
     Raises:
-        InputError: for another kind of model, one with a head or role marks, or one that is too large even with only
-            special tokens and characters.
+        InputError: for a model of another kind, or with a head or role marks, or if the model is too large even with
+            only special tokens and characters.
     """
     from safetensors.torch import save_file
 
     if config.roles != NONE:
         raise InputError(f"--model {source}: a compact folder cannot store role marks (roles {config.roles})")
     if config.head:
-        raise InputError(f"--model {source}: a compact folder cannot store a linear head")
+        raise InputError(f"--model {source}: a compact folder cannot store a linear head; give a model without one")
     tokenizer = _read_wordpiece(source)
     vocabulary = tokenizer.model.vocab
     name, rows_VD, others = _split_embeddings(source)
@@ -226,8 +225,7 @@ def _read_wordpiece(source: Path) -> WordPiece:
 
 
 def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
-    """Selects special tokens, characters and the tokens of `own` texts, then the most frequent ones, in their old
-    order.
+    """Selects special tokens, characters and the tokens of `own` texts, then the most frequent ones, in old order.
 
     Raises:
         InputError: for too little room.
@@ -242,7 +240,7 @@ def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Ite
     if room < len(needed):
         raise InputError(
             f"--model {source}: it does not fit into --megabytes: special tokens, characters and prompts need "
-            f"{len(needed)} tokens, and there is room for {room}"
+            f"{len(needed)} tokens, and there is room for {room}; allow more megabytes"
         )
     counts: Counter[int] = Counter()
     left = iter(texts)

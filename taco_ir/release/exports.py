@@ -26,7 +26,7 @@ COMPARED = 1000  # passages whose vectors a compact folder is compared on
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """A request to export a model: in which forms, and with which settings.
+    """A request to export a model: the formats and their settings.
 
     Attributes:
         collection: provides topics to encode, and texts that show which tokens a compact folder needs.
@@ -57,18 +57,18 @@ class ExportRequest:
 
     @property
     def lenders(self) -> dict[str, str]:
-        """The task that each task borrows from, if any. Raises: InputError."""
+        """Returns, for each task that borrows, the task that it borrows from. Raises: InputError for other text."""
         found = {}
         for text in self.prompt_of:
             task, _, lender = text.partition("=")
             if not (task and lender):
-                raise InputError(f"--prompt-of {text!r} is not TASK=TASK")
+                raise InputError(f"--prompt-of {text!r} is not TASK=TASK, such as trex=zsre")
             found[canonical_task(task)] = canonical_task(lender)
         return found
 
 
 def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> None:
-    """Write the requested folders, or all that are possible, into `output`, and print their paths.
+    """Write the requested folders, or all possible ones, into `output`, and print their paths.
 
     Raises:
         InputError: for a requested kind that the model cannot be exported as.
@@ -83,7 +83,7 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
     of_passages = ""
     if encoder.record is not None and encoder.record.merges_queries:
         of_passages = str(ModelFolder(encoder.folder).backbone(model.base))
-        print(f"merged models encode queries alone; passages are those of {of_passages}")
+        print(f"merged models encode only queries; encode passages with {of_passages}")
     for kind, write in _writers(request, encoder, output, collection, (model.base, of_passages)).items():
         if kind in wanted:
             try:
@@ -106,10 +106,10 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
 def _writers(
     request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection, places: tuple[str | None, str]
 ) -> dict[str, Callable[[Path, Path], object]]:
-    """Functions that write a model's folder as each kind into an empty folder.
+    """Returns, for each kind of export, a function that writes a model's folder as this kind into an empty folder.
 
     Args:
-        places: of the base that the user gave, and of the encoder of passages where it is another one.
+        places: the base that the user gave, and the encoder of passages if it is another one.
     """
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(
@@ -127,7 +127,7 @@ def _writers(
 
 @contextmanager
 def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
-    """The folder of the encoder's model, with adapters merged (in a temporary folder). Raises: InputError."""
+    """Yield a folder with the encoder's model and its adapters merged. Raises: InputError if they cannot be merged."""
     if encoder.record is None:
         yield encoder.folder
         return
@@ -138,7 +138,7 @@ def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
 
 
 def open_source(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
-    """The folder to export `kind` from: the merged model, or the backbone if adapters stay. Raises: InputError."""
+    """Open the folder to export `kind` from: as `open_merged`, or the backbone if a compact folder keeps adapters."""
     if kind == "compact" and keeps_adapters(encoder):
         return nullcontext(ModelFolder(encoder.folder).backbone(base).path)
     return open_merged(encoder, base)
@@ -154,7 +154,7 @@ def read_texts(collection: Collection) -> Iterator[str]:
 
 
 def keeps_adapters(encoder: TextEncoder) -> bool:
-    """Whether the encoder has adapters that cannot be merged, so that a compact folder must keep them."""
+    """True if the encoder has adapters that cannot be merged, so that a compact folder must keep them."""
     return encoder.record is not None and not encoder.record.mergeable
 
 
@@ -164,7 +164,9 @@ def write_compact(
     """Write the compact folder, and print its size, its tokens, and the cosines between old and new vectors.
 
     Args:
-        model: the folder of the merged model, or of the backbone if adapters stay apart.
+        model: the folder of the merged model, or of the backbone if adapters stay separate.
+        limit: largest size in bytes.
+        weights: number format of the weights, one of WEIGHTS.
     """
     texts = read_texts(collection)
     if keeps_adapters(encoder):
@@ -176,6 +178,6 @@ def write_compact(
     old_ND, new_ND = (each.encode_passages(passages) for each in (encoder, load_encoder(str(folder))))
     cosines_N = (old_ND * new_ND).sum(1) / ((old_ND**2).sum(1) * (new_ND**2).sum(1)) ** 0.5
     print(
-        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on "
+        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the original vectors on "
         f"{len(passages)} passages: least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
     )

@@ -29,7 +29,7 @@ class Shipment(NamedTuple):
     """The files that a push sends.
 
     Attributes:
-        files: by path in the repository, a local file or the content of one.
+        files: by path in the repository: a local file, or the bytes to write there.
         card: the content of README.md.
         left_out: files of the model folder that are not sent.
     """
@@ -39,7 +39,7 @@ class Shipment(NamedTuple):
     left_out: list[str]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes by path."""
+        """Returns the size of each file in bytes, by path in the repository."""
         return {
             path: len(each) if isinstance(each, bytes) else each.stat().st_size
             for path, each in sorted(self.files.items())
@@ -50,11 +50,11 @@ def gather(model: str, name: str) -> Shipment:
     """Gather the files that a push of a model to the repository `name` sends.
 
     Args:
-        model: a model as for --model, or the folder of a training. If adapters have their backbone in another folder,
-            it is sent too, as the folder `backbone`.
+        model: a model as for --model, or the folder of a training. If the backbone of adapters is in another folder,
+            the backbone is sent too, as the folder `backbone`.
 
     Raises:
-        InputError: for a folder without a trained model, a damaged one, or an invalid name.
+        InputError: for a folder without a trained model, for damaged weights, or for an invalid name.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -97,14 +97,14 @@ def _travels(path: str) -> bool:
 
 
 def _require_whole(file: Path) -> None:
-    """Raise InputError for weights whose size is not what their header says."""
+    """Raise InputError for a weights file that is damaged or incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "numpy"):
             pass
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
+        raise InputError(f"{file}: cannot be read ({error}); save or download it again") from error
 
 
 def require_access() -> None:
@@ -125,17 +125,19 @@ def require_access() -> None:
 def push(
     shipment: Shipment, name: str, private: bool, revision: str | None, message: str | None, overwrite: bool
 ) -> str:
-    """Make the repository `name` hold exactly this model, in one commit; returns the commit's address.
+    """Push a model to the repository `name` in one commit; returns the URL of the commit.
 
-    Files of an earlier model that this one lacks are deleted in the same commit.
+    If the repository holds an earlier model, files that the new model does not have are deleted in the same commit.
 
     Args:
         private: make a repository that does not exist yet private.
         revision: the branch, created if it does not exist; None: the main branch.
+        message: the commit message; None: a default message.
         overwrite: replace a model that was not pushed by taco_ir.
 
     Raises:
-        InputError: for a repository with a foreign model, a public one with `private`, or if the hub refuses.
+        InputError: if the repository has a model that taco_ir did not push, is public despite `private`, or the hub
+            refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -168,10 +170,10 @@ def push(
 def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) -> Path:
     """Download a model, check its files, and copy them to `output`; returns that folder, or the one in the hub's cache.
 
-    Files that an interrupted pull had finished stay in the cache, so the same command continues from there.
+    Complete files of an interrupted pull stay in the cache, so the same command continues after them.
 
     Raises:
-        InputError: for a missing or unusable model, a file damaged in transfer, or a foreign output.
+        InputError: for a missing or unusable model, a file damaged in transfer, or an output made from something else.
     """
     from huggingface_hub import HfApi, constants
 

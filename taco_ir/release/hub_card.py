@@ -25,10 +25,10 @@ TEMPLATE = Path(__file__).with_name("hub_card.md")
 
 
 def hub_card(folder: ModelFolder, name: str) -> str:
-    """The README.md: the folder's own, or one made from its configuration; its front matter has what a hub needs.
+    """Returns a model's README.md for a hub: the folder's own or a generated one, with the front matter that hubs read.
 
     Raises:
-        InputError: for a README.md whose front matter is not YAML.
+        InputError: for a README.md with front matter that is not YAML.
     """
     from huggingface_hub import CardData, RepoCard
 
@@ -102,7 +102,7 @@ def _config(folder: ModelFolder) -> EncoderConfig:
 
 
 def _lineage(model: Path) -> Lineage | None:
-    """What was done to make the model of a training; None for a folder that is of none."""
+    """Returns the lineage of a training's model; None for a folder that is not in a training."""
     if model.name != MODEL or not (model.parent / INPUTS_FILE).is_file():
         return None
     runs = [model.parent]
@@ -113,7 +113,7 @@ def _lineage(model: Path) -> Lineage | None:
 
 
 def _hub_name(base: str) -> str | None:
-    """Where a hub has the model that was trained; None if that is not known."""
+    """Returns the hub name of the base model; None if it is not known."""
     described = tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["base"]
     known = described.get(MINILM if base in (SHIPPED, SHIPPED_BACKBONE) else Path(base).name)
     if known is not None:

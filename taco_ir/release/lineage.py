@@ -37,11 +37,11 @@ class Lineage(NamedTuple):
 
 
 def read_lineage(runs: Sequence[Path]) -> Lineage:
-    """The lineage of the last training's model; each training must have started from the model of the one before.
+    """Returns the lineage of the last training's model. Each training must have started from the previous training.
 
     Raises:
-        InputError: for a folder that is not a training, one that did not start from the training before it, or a first
-            one that started from another training.
+        InputError: for a folder that is not a training, a training that did not start from the previous training, or a
+            first training that itself started from a training.
     """
     stages: list[Stage] = []
     base, before = "", Path()
@@ -63,7 +63,7 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
 
 
 def _read_run(run: Path) -> tuple[str, list[Stage]]:
-    """The model that a run began with, and its stages. Raises: InputError for another folder, or an unfinished run."""
+    """Returns the model that a run started from, and its stages. Raises: InputError if this is not a finished run."""
     if (run / CONFIG_FILE).is_file():
         config = load_settings(run)
         return config.run.model, [_read_pretraining(run)] if config.objectives.pretrains else _read_episodes(run)
@@ -80,7 +80,7 @@ def _read_run(run: Path) -> tuple[str, list[Stage]]:
 
 
 def _read_adaptation(run: Path, settings: AdaptSettings) -> Stage:
-    """Tasks that it dropped left nothing in the model, unless all share one adapter."""
+    """Returns an adaptation's stage. Tasks that it dropped are left out, except if all tasks share one adapter."""
     from taco_ir.training.objectives.base import loss_temperature
 
     report, encoder = read_report(run), ModelFolder(run / "model").trained_config
@@ -177,14 +177,14 @@ def _describe_rate(settings: OptimiserSettings) -> str:
 
 
 def _describe_task(name: str, own: TaskSettings) -> str:
-    """What a task sets for itself, without places on the machine that trained."""
+    """Returns a task's own settings as text, without paths of the machine that trained."""
     said = {**own.given, **({"negatives": _describe_negatives(own.negatives)} if own.negatives else {})}
     words = (f"{key.replace('_', ' ')} {value}" for key, value in said.items() if key not in ("collection", "task"))
     return f"{name}: {', '.join(words) or 'as the others'}"
 
 
 def _describe_negatives(given: str) -> str:
-    """The retrievers that mined negatives, by the setting or by the head of their file."""
+    """Returns the names of the retrievers that mined negatives, from the setting or the header of the file."""
     known = {"bm25": "BM25's", "ance": "the model's at the start", "none": "none"}
     if given in known:
         return known[given]

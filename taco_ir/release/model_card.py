@@ -37,10 +37,10 @@ class Facts:
     """The content of card.json.
 
     Attributes:
-        weights: SHA-256 of the weights; of the adapters if there are any, since these know their backbone's.
+        weights: SHA-256 of the weights, or of the adapters if there are any (their record has the backbone's hash).
         base, stages: the lineage of the encoder.
         result: name of the record with the encoder's scores.
-        beside: names of the records of systems to compare with.
+        beside: names of the records of other systems to compare with.
     """
 
     weights: str
@@ -51,7 +51,7 @@ class Facts:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks of all stages."""
+        """Returns the tasks of all stages, sorted and each once."""
         return tuple(sorted({task for stage in self.stages for task in stage.tasks}))
 
 
@@ -61,12 +61,12 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
     described = _read_descriptions()
     if facts.base not in described["base"]:
         raise InputError(
-            f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}"
+            f"base {facts.base!r} is not described in {DATA_SETS.name}; described are {', '.join(described['base'])}"
         )
     for task in facts.tasks:
         if task not in described["task"]:
             raise InputError(
-                f"task {task!r} is not described in {DATA_SETS.name}; it has {', '.join(described['task'])}"
+                f"task {task!r} is not described in {DATA_SETS.name}; described are {', '.join(described['task'])}"
             )
         if not _is_commercial(described["task"][task]):
             raise InputError(
@@ -77,13 +77,13 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
 
 
 def read_facts(folder: Path) -> Facts:
-    """Read card.json. Raises: InputError if it is missing or about other weights."""
+    """Read card.json. Raises: InputError if it is missing, or describes other weights."""
     path = folder / FACTS_FILE
     if not path.is_file():
         raise InputError(
             f"{path}: no such file; python -m taco_ir.card {folder} --training RUN --result NAME writes it"
         )
-    facts = read_json(path, Facts, "write it anew with --training and --result")
+    facts = read_json(path, Facts, "write it again with --training and --result")
     if facts.weights != _hash_weights(folder):
         raise InputError(
             f"{path}: it describes other weights than those in the folder; write it again with --training and --result"
@@ -92,7 +92,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def _hash_weights(folder: Path) -> str:
-    """The hash of the folder's weights. Raises: InputError where there are none."""
+    """Returns the hash of the folder's weights. Raises: InputError without weights."""
     path = ModelFolder(folder).weights_file
     if path is None:
         raise InputError(f"{folder}: it has no weights; python -m taco_ir.export --what compact writes them")
@@ -100,7 +100,7 @@ def _hash_weights(folder: Path) -> str:
 
 
 def render_card(folder: Path, results: Path, name: str) -> str:
-    """The card of the encoder in `folder`, as Markdown.
+    """Returns the model card of the encoder in `folder` as Markdown.
 
     Args:
         results: folder of the study's records.
@@ -200,7 +200,7 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
 
 
 def macro_average(result: Record, names: Sequence[str], measure: str) -> float:
-    """The mean over topics. Raises: InputError for topics without a score."""
+    """Returns a record's mean score over the topics `names`. Raises: InputError for topics without a score."""
     if missing := [name for name in names if name not in result.topics]:
         raise InputError(f"{result.name}: it has no scores on {missing[0]}, but the encoder's record has")
     return sum(result.topics[name].means[measure] for name in names) / len(names)

@@ -66,7 +66,7 @@ class StoreRequest:
         url: a Qdrant server; None for files.
 
     Raises:
-        InputError: for a missing package; on use, for incomplete vectors, or vectors of other passages.
+        InputError: for a missing package. `source` raises it for incomplete vectors, or vectors of other passages.
     """
 
     vectors: str
@@ -82,21 +82,21 @@ class StoreRequest:
 
     @cached_property
     def source(self) -> tuple[VectorSet, Collection]:
-        """The vectors and the collection, which belong together."""
+        """Returns the vectors and their collection."""
         vectors, collection = VectorSet(Path(self.vectors)), open_collection(self.collection)
         vectors.recipe.require(f"--vectors {self.vectors}", None, collection.passages.fingerprint)
         return vectors, collection
 
     @property
     def made_of(self) -> dict[str, str]:
-        """Everything that the output depends on."""
+        """Returns everything that the output depends on."""
         return {"vectors": self.source[0].fingerprint, "format": self.form, "url": self.url or ""}
 
     def write(self, output: Path) -> None:
-        """Write all parts that do not exist yet.
+        """Write the export or, if it was stopped, its missing parts.
 
         Raises:
-            InputError: for a block that was altered, or if the store refuses the passages.
+            InputError: for a block of vectors that was changed, or if the store refuses the passages.
         """
         vectors, collection = self.source
         before, count, made_of = read_manifest(output), len(vectors.block_rows), self.made_of
@@ -126,11 +126,11 @@ class StoreRequest:
 
 def read_manifest(output: Path) -> Manifest | None:
     path = output / MANIFEST
-    return read_json(path, Manifest, "remove it, and all is exported again") if path.is_file() else None
+    return read_json(path, Manifest, "remove it to export everything again") if path.is_file() else None
 
 
 def read_made_of(output: Path) -> Mapping[str, Any] | None:
-    """What a finished export was made from; None if there is none."""
+    """Returns what the finished export in `output` was made from; None if there is no finished export."""
     found = read_manifest(output)
     return found.made_of if found and found.finished else None
 
@@ -139,10 +139,10 @@ class Store:
     """Base class of stores for passages and their vectors; by default a folder with a file for each part.
 
     Args:
-        begun: an earlier process of the same export was here.
+        begun: True if an earlier process began the same export.
 
     Attributes:
-        package: what has to be installed.
+        package: the Python package that must be installed.
     """
 
     package: str
@@ -153,7 +153,7 @@ class Store:
         self._folder = folder
 
     def write(self, part: int, read: Iterable[Block]) -> None:
-        """Write a part, some of which may exist already."""
+        """Write the blocks of part number `part`; some of them may exist already."""
         with writing(self._folder / f"{part:05d}.{self.suffix}", "wb") as sink:
             self.fill(sink, read)
 
@@ -162,7 +162,7 @@ class Store:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Called at the end."""
+        """Close the store, at the end of the export."""
 
 
 class Parquet(Store):
@@ -187,7 +187,7 @@ class Parquet(Store):
 class LuceneJson(Store):
     """JSON lines for Anserini's IndexHnswDenseVectors, whose index Pyserini searches.
 
-    Lucene takes inner products of vectors of length 1 at most. If there are longer ones, all are divided by the largest
+    Lucene allows vectors of length 1 at most. If some vectors are longer, all vectors are divided by the largest
     length, which changes no ranking.
     """
 
@@ -206,7 +206,7 @@ class LuceneJson(Store):
 
 
 class Qdrant(Store):
-    """A collection of Qdrant, on a server or in a folder; points are numbered by row, so that none is stored twice."""
+    """A collection in Qdrant, on a server or in a folder. Points have row numbers, so no point is stored twice."""
 
     package = "qdrant_client"
 

@@ -1,1 +1,1 @@
-"""Divides work among several workers: units of work, and engines that run them on one machine or many."""
+"""Divides work among workers: units of work, and engines that run units on one machine or several machines."""

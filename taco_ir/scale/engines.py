@@ -12,12 +12,12 @@ from taco_ir.core.errors import InputError
 from taco_ir.core.processes import Progress
 from taco_ir.scale.units import Unit, Worker
 
-FOR_EACH_WORKER = 8  # units, so that none waits long for the last
-SHARED_WITHIN = 20.0  # seconds in which a disk shows one machine what another wrote
+FOR_EACH_WORKER = 8  # units, so that no worker waits long for the last unit
+SHARED_WITHIN = 20.0  # seconds in which a shared disk shows a file to other machines
 
 
 class Standing:
-    """The progress of all units of a command, as found on disk, with a progress line."""
+    """The progress of a command's units of work, as found on disk, with a progress line."""
 
     def __init__(self, units: Sequence[Unit], what: str, rows: str) -> None:
         self._states = {unit.number: unit.look() for unit in units}
@@ -90,10 +90,10 @@ def do_units(units: Sequence[Unit], engine: Engine, what: str, rows: str) -> Non
     """Run all unfinished units, with a progress line: rate, finished shards, time left.
 
     Args:
-        what: name of the work, and `rows` the name of what is counted, for the progress line.
+        what, rows: the name of the work and the name of what is counted, for the progress line.
 
     Raises:
-        InputError: naming the failed units, or for a user's mistake that a worker found.
+        InputError: if units failed, with their names, or for a user's mistake that a worker found.
     """
     standing = Standing(units, what, rows)
     if before := standing.finished:

@@ -1,4 +1,4 @@
-"""Pools of workers: gives each worker its units, and handles workers that die."""
+"""Pools of workers: give units of work to workers, and replace workers that die."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taco_ir.core.processes import log
 from taco_ir.scale.engines import FOR_EACH_WORKER, Standing
 from taco_ir.scale.units import Answer, Unit
 
-TRIES = 3  # workers that may end at one unit, or before they begin; units that are given up before any is done
+TRIES = 3  # workers that may die at one unit, or before they begin; units that may be given up before any is done
 LOOK_EVERY = 2.0  # seconds between two looks at the disk
 SLOW_START = 60.0  # seconds after which a user is told that no worker has begun
 
@@ -21,8 +21,8 @@ SLOW_START = 60.0  # seconds after which a user is told that no worker has begun
 class Pool(ABC):
     """An engine with several workers in separate processes.
 
-    If a worker ends, another one continues its unit from what is on disk. A unit is given up after three workers have
-    ended at it; others go on.
+    If a worker dies, another worker continues its unit from the results on disk. If three workers die at one unit, the
+    unit is given up, and the other units continue.
 
     Args:
         workers: number of workers at the same time.
@@ -41,7 +41,7 @@ class Pool(ABC):
 
     @abstractmethod
     def hear(self, seconds: float) -> tuple[int, Answer] | None:
-        """Wait for a worker's message or end, at most some seconds; None if neither comes."""
+        """Wait at most `seconds` for a worker's message or end; returns the worker and the message, or None."""
 
     @abstractmethod
     def end(self, worker: int) -> None:
@@ -52,12 +52,12 @@ class Pool(ABC):
         """End all workers."""
 
     def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
-        """As `Engine.run`."""
+        """Run units; returns the numbers of failed units with the reasons (see `Engine.run`)."""
         return _Shift(self, units, standing).work()
 
 
 class _Shift:
-    """The workers of a pool, and who of them does what."""
+    """The workers of a pool during one `run`, and the unit of each worker."""
 
     def __init__(self, pool: Pool, units: Sequence[Unit], standing: Standing) -> None:
         self._pool, self._standing, self._before = pool, standing, standing.finished
@@ -81,7 +81,7 @@ class _Shift:
 
     @property
     def _is_hopeless(self) -> bool:
-        """Whether units were given up, one after the other, and none was ever done."""
+        """True if the first units were all given up, and no unit was finished."""
         return len(self._lost) == TRIES and self._standing.finished == self._before
 
     def _employ(self) -> None:
@@ -92,7 +92,7 @@ class _Shift:
             self._coming.add(self._pool.hire())
 
     def _act(self, worker: int, answer: Answer) -> None:
-        """Act on what a worker says."""
+        """Handle a worker's message."""
         said = f"{answer.host}: {answer.said}" if answer.host not in ("", socket.gethostname()) else answer.said
         unit = self._busy.pop(worker, None)
         if answer.how == "refused":
@@ -112,7 +112,7 @@ class _Shift:
             self._coming.remove(worker)
             self._unborn += 1
             if self._unborn == TRIES:
-                raise InputError(f"workers ended before they could begin ({said})")
+                raise InputError(f"workers ended before they could begin ({said}); see their messages above")
 
     def _give_back(self, unit: Unit, said: str) -> None:
         self._tries[unit.number] += 1

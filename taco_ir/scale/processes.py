@@ -1,7 +1,6 @@
-"""Workers in processes on this machine, which read units from a pipe and write answers to another, as JSON lines.
+"""Workers in processes on this machine. They read units of work from a pipe and write answers to another pipe, as JSON.
 
-`python -m taco_ir.scale.processes` is such a worker. It stops when its pipe closes, or the process that started it
-stops.
+`python -m taco_ir.scale.processes` is such a worker. It stops when its pipe closes, or when its parent process stops.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Processes(Pool):
     def __init__(self, workers: int | None, device: str) -> None:
         self._gpus = _gpus(device)
         if device.startswith("cuda") and len(self._gpus) < (workers or 1):
-            raise InputError(f"--workers {workers or 1}: each needs a GPU, and torch finds {len(self._gpus)} here")
+            raise InputError(f"--workers {workers or 1}: each needs a GPU, but torch finds only {len(self._gpus)} here")
         super().__init__(workers or len(self._gpus) or 1)
         self._running: dict[int, subprocess.Popen[str]] = {}
         self._started, self._places = 0, dict[int, int]()
@@ -101,11 +100,11 @@ class Processes(Pool):
 
 
 def _gpus(device: str) -> list[str]:
-    """The GPUs that workers on a device may have, as CUDA names them. Raises: InputError for one of several."""
+    """Returns the GPUs for workers, as CUDA names them. Raises: InputError for the name of a single GPU."""
     if not device.startswith("cuda"):
         return []
     if device != "cuda":
-        raise InputError(f"--device {device}: each worker has a GPU of its own; give cuda, and choose GPUs by {GPUS}")
+        raise InputError(f"--device {device}: each worker has its own GPU; give cuda, and choose GPUs with {GPUS}")
     import torch
 
     named = os.environ.get(GPUS)

@@ -1,6 +1,6 @@
-"""The processes that torchrun started, as an engine: the first gives out units, and each does an equal share of them.
+"""The processes of torchrun as an engine: the first one gives out units, and each does an equal share of them.
 
-They talk through torchrun's store of keys and values, in JSON; without torchrun there is one process, and no store.
+They communicate in JSON through torchrun's key-value store; without torchrun there is one process, and no store.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(days=7)  # that processes wait for each other
-SLOW = 60.0  # seconds of waiting after which a line says for whom; the next line comes after twice as long, and so on
+SLOW = 60.0  # seconds of waiting after which a line names the late ranks; the next line comes after twice as long
 NAPS = 0.0005, 0.05  # seconds between two looks at the store, at first and at last
-COUNT = itertools.count(1)  # of messages: all ranks count alike, so that each knows the next one's number
+COUNT = itertools.count(1)  # of messages: all ranks count in the same way, so each knows the next message's number
 
 
 class Ranks:
@@ -36,7 +36,7 @@ class Ranks:
         device: `cuda` becomes the GPU that torchrun numbers for this process.
 
     Attributes:
-        rank: this process's number, from 0; rank 0 alone gives out units, writes results and prints.
+        rank: this process's number, from 0; only rank 0 gives out units, writes results and prints.
         world, workers, units: number of processes.
     """
 
@@ -53,14 +53,14 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.world > 1:
             self._say(message := next(COUNT), "")
             self._hear(message, range(self.world))
             self._part(message)
 
     def from_first(self, value: float) -> float:
-        """The first process's value."""
+        """Returns the first process's `value` in every process."""
         if self.world > 1:
             self._say(message := next(COUNT), json.dumps(value))
             value = json.loads(self._hear(message, [0])[0])
@@ -68,9 +68,7 @@ class Ranks:
 
     @contextmanager
     def lead(self) -> Iterator[bool]:
-        """Whether this process is the first. The others do their shares of what it runs in the block, and enter after
-        it.
-        """
+        """Yield True in the first process. The others first do their shares of the units that it runs in the block."""
         worker = Worker()
         while not self.first and (units := json.loads(self._hear(message := next(COUNT), [0])[0])) is not None:
             own = units[self.rank :: self.world]
@@ -83,7 +81,7 @@ class Ranks:
             self._part(message)
 
     def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
-        """As `Engine.run`, in the block of `lead`."""
+        """Run units, as `Engine.run` does; call this only in the block of `lead`."""
         self._say(message := next(COUNT), json.dumps(units))
         worker = Worker()
         for turn, unit in enumerate(units[:: self.world]):
@@ -107,22 +105,22 @@ class Ranks:
         return lost
 
     def close(self) -> None:
-        """The processes go on, to their training."""
+        """Do nothing, since the processes are not workers: they continue with their training."""
 
     def _say(self, message: object, said: str) -> None:
         meeting_place().set(f"{message} {self.rank}", said)
 
     def _part(self, message: int) -> None:
-        """Let the first process, which may hold the store, go on only when no other looks at it for this message."""
+        """Let the first process, which may hold the store, continue only after all others have read this message."""
         if self.first:
             self._hear(f"{message} read", range(1, self.world))
         else:
             self._say(f"{message} read", "")
 
     def _hear(self, message: object, ranks: Iterable[int]) -> dict[int, bytes]:
-        """Wait for what each of the ranks says. After a minute a line names those that have not, then ever more rarely.
+        """Wait for a message from each of the ranks. After a minute, a line names the late ranks, later less often.
 
-        The one with the lowest number that waits writes it.
+        The waiting process with the lowest rank writes the line.
         """
         keys = {rank: f"{message} {rank}" for rank in ranks}
         store, began, pause, nap = meeting_place(), time.monotonic(), SLOW, NAPS[0]
@@ -140,7 +138,7 @@ class Ranks:
 
 @cache
 def meeting_place() -> Store:
-    """The keys and values that all processes share."""
+    """Returns the key-value store that all processes share."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(rendezvous("env://", timeout=PATIENCE))[0]

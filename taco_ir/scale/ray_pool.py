@@ -46,7 +46,7 @@ class Actor:
         self._worker = Worker()
 
     def begin(self) -> str:
-        """Report that the worker is ready, unless this machine cannot see the data home."""
+        """Returns an `Answer` as JSON: that the worker is ready, or that its machine cannot see the data home."""
         host, home = socket.gethostname(), data_home()
         lacks = f"there is no data home {home}; let TACO_IR_HOME be a folder that all machines share"
         return json.dumps(Answer("ready", host=host) if home.is_dir() else Answer("refused", lacks, host=host))
@@ -61,8 +61,7 @@ class Ray(Pool):
     Args:
         workers: number of actors; None: as many as fit into the cluster.
         cpus, gpus: processors and GPUs for each actor, as Ray counts them; fractions are allowed.
-        address: HOST:PORT of a cluster, `auto` for the one that this machine is in, `local` to start Ray for this
-            command.
+        address: HOST:PORT of a cluster; `auto`: the cluster of this machine; `local`: start Ray for this command.
 
     Raises:
         InputError: if Ray is not installed, the address does not answer, or a worker needs more than any machine has.
@@ -103,7 +102,7 @@ class Ray(Pool):
             raise InputError(f"--address {address}: {' '.join(str(error).split())}") from error
 
     def _room(self, cpus: float, gpus: float) -> int:
-        """How many workers there is room for. Raises: InputError where there is none on any machine."""
+        """Returns how many workers fit into the cluster. Raises: InputError if no machine can have even one."""
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         most = {name: max((machine.get(name, 0.0) for machine in machines), default=0.0) for name in ("CPU", "GPU")}
         for flag, wanted, name in (("--worker-gpus", gpus, "GPU"), ("--worker-cpus", cpus, "CPU")):
@@ -128,7 +127,7 @@ class Ray(Pool):
         heard, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=seconds)
         if not heard:
             if not any(node["Alive"] for node in self._ray.nodes()):
-                raise InputError("no machine of the Ray cluster is left; run the same command again to go on")
+                raise InputError("no machine of the Ray cluster is left; run the same command again to continue")
             return None
         worker = self._asked.pop(heard[0])
         try:
@@ -151,7 +150,7 @@ class Ray(Pool):
 
 @contextlib.contextmanager
 def signals_kept() -> Iterator[None]:
-    """Keep this process's handlers of faults, which Ray replaces and removes: without Java's own, BM25 would crash."""
+    """Keep this process's signal handlers, which Ray replaces and removes: without its own handlers, Java crashes."""
     names = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL") if os.name == "posix" else ()
     kept = {getattr(signal, name): ctypes.create_string_buffer(256) for name in names}  # longer than any sigaction
     for number, action in kept.items():
@@ -164,14 +163,14 @@ def signals_kept() -> Iterator[None]:
 
 
 def _require_answer(given: str, address: str) -> None:
-    """Raise InputError, in seconds, for an address at which no Ray answers: its own attempt takes minutes."""
+    """Raise InputError if no Ray answers at an address. This takes seconds, while Ray's own attempt takes minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
         said = "no Ray is known on this machine" if given == AUTO else "HOST:PORT of the head node is needed, or auto"
         raise InputError(f"--address {given}: {said}")
     if os.environ.get("RAY_USE_TLS") == "1":
         return
-    problem = "is no Ray"
+    problem = "is not a Ray cluster"
     try:
         with socket.create_connection((host, int(port)), ANSWERS_WITHIN) as way:
             way.sendall(HELLO)

@@ -33,8 +33,8 @@ class Unit(NamedTuple):
 
     Attributes:
         kind: the `Kind` that does such units, as "module:class".
-        number, of: its number among the units of its kind, from 1, and their total number.
-        spec: what all units of one command share.
+        number, of: the number of the unit, from 1, and the number of all units of the command.
+        spec: the data that all units of the command share.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Unit(NamedTuple):
     spec: dict[str, Any]
 
     def look(self) -> State:
-        """The unit's progress, as found on disk."""
+        """Returns the unit's progress, as found on disk."""
         state: State = resolve(self.kind).look(self.spec, self.number, self.of)
         return state
 
@@ -51,21 +51,21 @@ class Unit(NamedTuple):
 class Kind(Protocol):
     """The interface of a kind of unit.
 
-    Each process makes one instance from the spec that its units share; the instance loads what all of them need.
+    Each process makes one instance from the spec that its units share; the instance loads what all units need.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None: ...
 
     def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
-        """Finish a unit, reporting the number of finished rows to `report`; returns the rows done in this call."""
+        """Finish a unit, and report the number of finished rows to `report`; returns the rows done in this call."""
 
     @staticmethod
     def look(spec: dict[str, Any], number: int, of: int) -> State:
-        """A unit's progress, as found on disk, without loading anything."""
+        """Returns a unit's progress, as found on disk, without loading anything."""
 
 
 def require_shared(places: Iterable[tuple[str, Path]]) -> None:
-    """Raise InputError if this machine lacks one of the paths, each given with the name to call it in the error."""
+    """Raise InputError if a path does not exist on this machine. Each path comes with its name for the error."""
     for what, path in places:
         if not path.exists():
             raise InputError(f"{what} {path}: a worker does not find it; give a path that all machines share")
@@ -75,7 +75,7 @@ class Answer(NamedTuple):
     """A worker's message: that it is ready, or how a unit ended.
 
     Attributes:
-        how: `refused` for a user's mistake, which stops all work; `failed` for errors that another worker may not have.
+        how: `refused` for a user's mistake, which stops all work; `failed` if another worker may succeed.
         said: the mistake or the error in one line.
         rows, seconds: what a finished unit took.
         host: the worker's machine.
@@ -104,7 +104,7 @@ class Worker:
         return Answer("done", "", rows, time.perf_counter() - begun, socket.gethostname())
 
     def answer(self, unit: str) -> str:
-        """Run a unit given as JSON; always answers in JSON, also after an error."""
+        """Run a unit given as JSON; returns an `Answer` as JSON, also after an error."""
         host = socket.gethostname()
         try:
             found = self.run(Unit(*json.loads(unit)))

@@ -13,13 +13,13 @@ from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.retriever import Hits, Retriever
 
 TASK = "/task"
-HELP = f"a query a line; {TASK} NAME changes the task, {TASK} alone to none; an empty line or Ctrl-D ends"
+HELP = f"type one query per line; {TASK} NAME sets the task, {TASK} alone removes it; an empty line or Ctrl-D ends"
 
 
 def show_hits(form: str, text: str, hits: Hits) -> None:
-    """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
+    """Print a query's hits with snippets, the query's words marked; or in the table format `form`, if not "table"."""
     if not hits:
-        log.warning("no hits: no passage has a word of %r, stop words aside", text)
+        log.warning("no hits: no passage has a word of %r (stop words do not count)", text)
     if form != "table":
         rows: list[list[Cell]] = [[hit.rank, hit.score, hit.docid, hit.title, hit.text] for hit in hits]
         print(render(Table(text, ["rank", "score", "docid", "title", "text"], rows), form), end="")
@@ -33,13 +33,15 @@ def show_hits(form: str, text: str, hits: Hits) -> None:
 def ask(
     retriever: Retriever, task: str | None, hits: int, show: Callable[[str, Hits], None], lines: Iterable[str]
 ) -> None:
-    """Answer each line; an invalid query is reported, and the next line is read.
+    """Answer queries, one per line; an invalid query prints an error, and the next line is read.
 
-    A line `/task NAME` is no query: it sets the task of the queries after it.
+    A line `/task NAME` is not a query: it sets the task of later queries.
 
     Args:
+        task: the task of the first queries; None: no task.
+        hits: how many hits to find for each query.
         show: prints the hits of a query.
-        lines: queries without line ends; an empty one is the last.
+        lines: queries without line ends; an empty line ends the loop.
     """
     for line in lines:
         text = line.strip()
@@ -59,7 +61,7 @@ def ask(
 
 
 def typed_lines(prompt: str) -> Iterable[str]:
-    """Lines that the user types, with a line editor if possible, or pipes in, until Ctrl-C or Ctrl-D."""
+    """Yield lines that the user types (with a line editor if possible) or pipes in, until Ctrl-C or Ctrl-D."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin)
         return

@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The results of a query: hits by system, seconds, and whether it is in the topics, so that its gold is known."""
+    """The results of a query: hits by system, and seconds; `judged` if the query is in the topics, so gold is known."""
 
     systems: Mapping[str, Sequence[Found]]
     seconds: float
@@ -66,7 +66,7 @@ class SearchPage:
 
     @cached_property
     def _known(self) -> dict[str, dict[str, Query]]:
-        """The queries of all dev topics by task and text."""
+        """Returns the queries of all dev topics by task and text."""
         found: dict[str, dict[str, Query]] = {}
         for name in self._collection.topics_names:
             if name.split == "dev":
@@ -75,13 +75,13 @@ class SearchPage:
         return found
 
     def warm_up(self) -> None:
-        """Run two queries, as the second one makes copies that speed up later ones, and read the topics."""
+        """Read the topics and run two queries; the second query makes copies that speed up all later queries."""
         for _ in range(2):
             self._retriever.search_each("what is this about", self.tasks[0] if self.tasks else None, 1)
         log.info("%s queries with gold are known", f"{sum(map(len, self._known.values())):,}")
 
     def render(self, text: str, task: str) -> str:
-        """The page for a query, with an error message if it is invalid; only the form if it is empty."""
+        """Returns the page for a query: results, an error message if it is invalid, or only a form if it is empty."""
         text, answer, wrong = text.strip()[:LONGEST], None, ""
         try:
             answer = self._ask(text, task) if text else None
@@ -116,7 +116,7 @@ class SearchPage:
 
 
 def _gold(hit: Hit, query: Query | None) -> str:
-    """Whether a hit answers a known query: by its passage, or only by its page."""
+    """Returns GOLD for a gold passage of a known query, PAGE for another passage on a gold page, otherwise ""."""
     if query is None:
         return ""
     if query.grades.get(hit.docid, 0) > 0 or hit.docid in query.gold_passages:
@@ -133,7 +133,7 @@ def _mark(query: str, text: str) -> Markup:
 
 
 def make_server(page: SearchPage, port: int) -> HTTPServer:
-    """A server for the page on this machine; port 0 means any free port. Raises: InputError for a port in use."""
+    """Returns a server for the page on this machine; port 0: any free port. Raises: InputError for a port in use."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = SECONDS

@@ -295,11 +295,11 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
     ("models", "settings", "said"),
     [
         (ONE, (), r"a \(taco\) 25.0 % \(by chance 5.0 %\); b \(naive\) 20.0 %"),
-        (ONE, (), r"TACO less naive: \+5.0 points; this order is seen \(one pair"),
+        (ONE, (), r"TACO minus naive: \+5.0 points; this order is seen \(one pair"),
         (
             [("b", "naive", 200), ("a", "taco", 150)],
             (),
-            r"TACO less naive: -5.0 points; this order is not seen: it is the other way round",
+            r"TACO minus naive: -5.0 points; this order is not seen: it is the other way round",
         ),
         ([("a", "taco", 200), ("b", "naive", 200)], (), r"is not seen: there is no difference"),
         (
@@ -341,7 +341,7 @@ def test_the_verdict_says_what_is_seen(
 ) -> None:
     sentence = verdict(analysis(*models, settings=settings))
     assert re.search(said, sentence), sentence
-    assert ("compare badly" in sentence) == ("this order" in sentence)  # two tasks, not eight
+    assert ("not comparable" in sentence) == ("this order" in sentence)  # two tasks, not eight
 
 
 def test_runs_that_weigh_otherwise_in_another_episode_are_no_naive_ones() -> None:

@@ -93,7 +93,7 @@ def test_each_worker_has_a_gpu_and_its_share_of_threads(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("workers", "device", "said"),
-    [(3, "cuda", "--workers 3: .* finds 2 here"), (None, "cuda:1", "--device cuda:1: each worker has a GPU")],
+    [(3, "cuda", "--workers 3: .* only 2 here"), (None, "cuda:1", "--device cuda:1: each worker has its own GPU")],
 )
 def test_a_gpu_that_is_not_there_is_refused(
     workers: int | None, device: str, said: str, monkeypatch: pytest.MonkeyPatch

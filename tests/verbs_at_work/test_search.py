@@ -367,7 +367,7 @@ def test_query_shows_hits(
         assert docids[0] == "10009#0" and "*painter*" in "".join(lines) and "*born*" in lines[1]
     main(["--query", "xyzzy", *model, "--retriever", retriever, "--hits", "1"])
     assert len(capsys.readouterr().out.splitlines()) == (2 if retriever == "dense" else 0)  # the word is in no passage
-    assert ("no hits: no passage has a word of 'xyzzy', stop words aside" in caplog.text) == (retriever == "bm25")
+    assert ("no hits: no passage has a word of 'xyzzy' (stop words do not" in caplog.text) == (retriever == "bm25")
 
 
 def test_hits_of_a_query_in_other_formats(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:

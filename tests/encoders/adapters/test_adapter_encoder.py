@@ -234,7 +234,7 @@ def test_merged_queries_alone_are_the_same_queries(
     tuned = load_encoder(str(tmp_path / "tuned"))
     what = ["--what", "huggingface", "sentence-transformers"]
     export(["--model", str(tmp_path / "tuned"), *what, "--output", str(tmp_path / "out")])
-    assert f"merged models encode queries alone; passages are those of {tiny_bert}" in capsys.readouterr().out
+    assert f"merged models encode only queries; encode passages with {tiny_bert}" in capsys.readouterr().out
     flags = (tmp_path / "out" / "huggingface" / "pyserini-flags.txt").read_text()
     assert f"encoder --encoder {tiny_bert} " in flags and f"--encoder {tmp_path}/out/huggingface " in flags
     for kind in ("huggingface", "sentence-transformers"):
