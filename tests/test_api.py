@@ -142,7 +142,7 @@ def test_queries_are_texts_values_topics_or_names_of_topics(cities: Path, folder
     ("queries", "task", "said"),
     [
         ("nq-def-dev", None, "unknown topics 'nq-def-dev'; did you mean nq-dev"),
-        ([], None, "no queries; give a text, or several"),
+        ([], None, "no queries; give one or more texts"),
         ("  ", None, "a query is empty; give a text"),
         (["bach", ""], None, "a query is empty; give a text"),
         ([Query("q", "a", ""), Query("q", "b", "")], None, "query id 'q' is given twice"),

@@ -1,1 +1,1 @@
-"""Retrieval: vectors and indexes, dense search, BM25, fusion, and the runs that they write."""
+"""Retrieval: passage vectors, dense indexes, BM25, fusion of rankings, and run files."""

@@ -19,23 +19,23 @@ from taco_ir.scale.engines import Engine
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
 WEIGHTED = "weighted-hybrid"  # the name of a hybrid with weights in files and tables
-COMPARED_UP_TO = 1_000_000  # passages up to which a BM25 index is built without being asked for
+COMPARED_UP_TO = 1_000_000  # maximum number of passages for which BM25 is compared without a request
 RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv", "dpr": ".json"}
 IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # settings of the model that records keep
-IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of folders inside a training's
+IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of folders inside a training's folder
 
 
 @dataclass(frozen=True)
 class ModelChoice(Settings):
-    """A model by folder or name, with settings for encoding.
+    """The encoder that a user chose, and the settings for encoding with it.
 
     Attributes:
-        model: None for the encoder that comes with the package.
-        pooling, normalize: for a plain Hugging Face model; leave None and False if the folder records them.
-        prompt: put before every query instead of the model's own prompt for its task.
-        passage_prompt: put before every passage instead of the model's own prompt for passages.
+        model: folder or name of the model; None: the encoder that comes with the package.
+        pooling, normalize: settings of a plain Hugging Face model; None and False for models that record their own.
+        prompt: text to put before every query, instead of the model's prompts for tasks.
+        passage_prompt: text to put before every passage, instead of the model's prompt for passages.
         batch_size: maximum number of texts to encode at once.
-        base: for a model with adapters, the folder of its backbone, if that has moved.
+        base: folder of the backbone, for a model with adapters; None: the folder in the model's record.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -52,7 +52,7 @@ class ModelChoice(Settings):
     base: str | None = None
 
     def load(self) -> TextEncoder:
-        """Load the encoder. Raises: InputError for a missing model, or settings that do not fit it."""
+        """Load the encoder. Raises: InputError if the model is missing, or if a setting does not fit the model."""
         return load_encoder(**vars(self))
 
     @property
@@ -61,13 +61,13 @@ class ModelChoice(Settings):
 
 
 class Streamed(NamedTuple):
-    """Vectors on disk that are searched without an index.
+    """A folder of passage vectors to search without an index, and how to search it.
 
     Attributes:
-        memory: maximum memory of the process, in bytes; None: half of what is free.
-        shard: the part that this process searches; its results are kept until a search combines those of all parts.
-        engine: opens the engine whose workers search; None: search in this process.
-        kept: the folder of what was found before the search ends; None: in the data home.
+        memory: maximum memory of this process, in bytes; None: what it uses now, and half of the free memory.
+        shard: the shard of the vectors that this process searches. A later search combines the results of all shards.
+        engine: function that starts the worker processes that search; None: this process searches.
+        kept: folder for intermediate results; None: a folder in the data home.
     """
 
     folder: str
@@ -79,11 +79,11 @@ class Streamed(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Vectors that the workers of an engine encode, where they are missing, and then search without an index.
+    """Passage vectors that worker processes first encode, if they are missing, and then search without an index.
 
     Attributes:
-        folder: of the vectors; None: one in the data home.
-        block_rows: passages of a block, which one worker encodes.
+        folder: folder of the vectors; None: a folder in the data home.
+        block_rows: number of passages in a block; each block is encoded by one worker.
     """
 
     engine: Engine
@@ -93,15 +93,17 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search for topics or for one query.
+    """A user's request for a search: retriever, model, index, number of hits, and format of the run files.
 
     Attributes:
-        index: a folder of a dense index, or vectors without one; None for an exact index that is built and kept under
-            the data home.
-        form: format of the run files to write.
-        compare: score BM25 and the fusion as well; None: if that takes little time.
-        hybrid_weights: a file with the fusion's weight for each task; None: fuse by reciprocal ranks.
-        recall: recall that an approximate index must reach on a sample of the queries; None: search as set before.
+        retriever: "dense", "bm25" or "hybrid" (the fusion of both).
+        index: folder of a dense index, or vectors to search without an index; None: an exact index in the data home,
+            which is built if missing.
+        form: format of the run files: "trec", "kilt", "msmarco" or "dpr".
+        compare: also search with the other retrievers and score all runs; None: only if `retriever` is "dense", and
+            BM25's index exists or is quick to build.
+        hybrid_weights: file with the fusion weight of each task; None: fuse by reciprocal ranks.
+        recall: recall that an approximate index must reach on a sample of the queries; None: keep its present settings.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -123,7 +125,7 @@ class SearchRequest:
 
 
 def model_name(model: str | Path | None) -> str:
-    """A model's name in files and tables, as one word; for the folder of a training, the training's name."""
+    """Return a model's name for files and tables, without white space; for a training's folder, the training's name."""
     if model is None or Path(model) == FOLDER:
         return SHIPPED
     name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else str(model).replace("/", "--")
@@ -132,7 +134,7 @@ def model_name(model: str | Path | None) -> str:
 
 
 def _folder_name(folder: Path) -> str:
-    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of taco/1/out/model."""
+    """Return a name such as `my-run` for my-run/model, or `my-run-episode-2` for my-run/episode-2/model."""
     parts = [part for part in folder.parts[1:] if part not in IN_RUNS]
     first = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
     return "-".join(parts[first:])

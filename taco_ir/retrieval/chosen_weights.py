@@ -1,4 +1,4 @@
-"""Chooses the hybrid's weight for each task on a search's own queries, and writes them to a file beside its runs."""
+"""Chooses the fusion weight of each task on a search's queries, and writes the weights to a file beside the runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from taco_ir.retrieval.topic_runs import default_folder, made_of, named_paths
 
 
 class ChosenWeights(NamedTuple):
-    """The file for the weights, and what they are chosen from.
+    """The file for the fusion weights of a search, and the data that they are chosen on.
 
     Attributes:
-        made_of: collection, topics and model, in the form that records of runs have.
+        made_of: names and fingerprints of collection and topics, settings of the model, and number of hits.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class ChosenWeights(NamedTuple):
     def of(
         cls, request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None
     ) -> ChosenWeights:
-        """The weights of a search that writes its runs to `output`, or to their default folder."""
+        """Put the weights file beside the runs: in the folder of `output` or, if it is None, in the default folder."""
         folder = default_folder(collection)
         if output is not None:
             folder = named_paths(output, topics, RUN_SUFFIXES[request.form])[0].parent
@@ -45,7 +45,7 @@ class ChosenWeights(NamedTuple):
 
     @contextmanager
     def claim(self, overwrite: bool) -> Iterator[None]:
-        """Claim the file. Raises: InputError for one made from something else, without `overwrite`."""
+        """Reserve the file in this context. Raises: InputError if it has other data's weights, without `overwrite`."""
 
         def record() -> Mapping[str, Any]:
             found = read_json(self.path, dict[str, Any]).get("made_of", {})
@@ -62,12 +62,12 @@ class ChosenWeights(NamedTuple):
         score: Callable[[Run, Sequence[Query]], Mapping[str, float]],
         test: Callable[[Sequence[float], Sequence[float]], float],
     ) -> HybridWeights:
-        """Choose the weights on these topics, and write them.
+        """Choose the weights on the topics that have gold, write them to the file, and return them.
 
         Args:
-            runs: for each of the topics, the runs by retriever, the dense one first.
-            score: computes the value of each query in a run, by `measure`.
-            test: computes the p-value of two systems from their values of the same queries.
+            runs: for each of the topics, its runs by name of the retriever; the dense run comes first.
+            score: function that returns the value of `measure` for each query of a run, by query id.
+            test: function that returns the p-value of two systems, from their values on the same queries.
 
         Raises:
             InputError: if no query has gold.

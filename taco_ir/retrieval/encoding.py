@@ -1,4 +1,4 @@
-"""Encodes a collection's passages into blocks on disk; estimates time and space first, and shows progress."""
+"""Encodes a collection's passages and writes the vectors to disk in blocks; estimates time and space first."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
 SAMPLE = 48  # passages that are encoded to estimate the rate
-LEAST_COSINE = 0.999  # of a vector with that in float32, below which a warning is logged
-WORKING_BYTES = 200_000_000  # that tokenising a block and batches of all lengths were seen to add to the sample's peak
+LEAST_COSINE = 0.999  # a warning is logged if a vector's cosine with its float32 version is lower
+WORKING_BYTES = 200_000_000  # what tokenising a block and batches of all lengths added to the sample's peak
 
 
 class ShardEncoder:
-    """Encodes shards of a collection with one encoder, whose speed is measured only once.
+    """Encodes shards of a collection with one encoder; measures the speed of the encoder only once.
 
     Args:
-        block_rows: number of passages in a block.
+        block_rows: number of passages in a block; None: `vectors.BLOCK_ROWS`.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class ShardEncoder:
         self._measured = False
 
     def encode(self, shard: Shard, report: Callable[[int], None] | None = None, overwrite: bool = False) -> int:
-        """Encode the unfinished part of a shard; returns the number of passages in it. For the first shard, the time,
-        memory and disk space are printed.
+        """Encode the passages of a shard that are not encoded yet, and return their number. The first call also prints
+        estimates of time, memory and disk space.
 
         Args:
-            report: called after each block with the number of finished passages; None: show a progress line.
+            report: function to call after each block with the number of encoded passages; None: show a progress line.
 
         Raises:
-            InputError: for a folder with vectors made differently, or too little disk space.
+            InputError: if the folder has vectors of another model or other passages, or the disk has too little space.
         """
         writer = ShardWriter(self._output, shard, self._recipe, overwrite, self._block_rows)
         left = len(writer.rows) - writer.done
@@ -79,10 +79,10 @@ class ShardEncoder:
         self._measured = True
 
     def _measure_rate(self, start: int, stop: int) -> float:
-        """Passages a second, measured on the next few after a warm-up."""
+        """Return how many passages are encoded per second, measured on the next few passages after a warm-up."""
         passages = list(self._collection.passages.read(start, min(start + SAMPLE, stop)))
         if (lowest := self._encoder.lowest_cosine(passages)) < LEAST_COSINE:
-            said = "--precision: the cosine of a vector with that in float32 is as low as %.5f; is float32 needed?"
+            said = "--precision: a vector's cosine with its float32 version is only %.5f; is float32 needed?"
             log.warning(said, lowest)
         self._encoder.encode_passages(passages[:4])
         began = time.perf_counter()
@@ -93,20 +93,20 @@ class ShardEncoder:
 def encode_collection(
     collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False
 ) -> None:
-    """Encode the unfinished part of a shard, and report the time, memory and disk space that it takes.
+    """Encode the passages of a shard that are not encoded yet; print estimates of time and space first.
 
     Raises:
-        InputError: for a folder with vectors made differently, one that another process writes, or too little space.
+        InputError: for a folder with other vectors, or one in use by another process, or too little disk space.
     """
     with exclusive(shard.folder(output), wait=False):
         ShardEncoder(collection, encoder, recipe, output).encode(shard, overwrite=overwrite)
 
 
 def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequence[Query]) -> Vectors:
-    """Encode queries of the collection, each for its task: float32 [B, D].
+    """Encode queries, each with the prompt, length limit and adapter of its task: float32 [B, D].
 
     Raises:
-        InputError: for an unknown task, or one that the model has no prompt or adapter for.
+        InputError: for an unknown task, or a task that the model has no prompt or adapter for.
     """
     return encoder.encode_mixed_queries(
         [query.text for query in queries], [query.task for query in queries], collection.tasks

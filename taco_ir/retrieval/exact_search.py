@@ -1,11 +1,11 @@
-"""Exact search by inner product: scores vectors block by block, and keeps all that may be among the best hits.
+"""Exact search by inner product: scores passage vectors block by block, and keeps every possible best hit.
 
-Threads divide the queries, each using BLAS with a single thread, so the work between matrix products uses all cores
-too.
+The queries are divided among threads, and each thread uses BLAS with a single thread. So the work between matrix
+products runs on all cores, too.
 
-BLAS may round the same product differently in another block or with more queries. So its products only select
-candidates, using a bound on the rounding error, and the candidates' scores are computed again one by one in float64.
-Hits and scores depend only on the query and the vectors: not on blocks, threads, machines, or other queries.
+BLAS may round the same inner product differently in another block or with more queries. So its products only select
+candidates, with a bound on the rounding error, and the candidates' scores are computed again in float64. Hits and
+scores therefore depend only on the query and the vectors: not on blocks, threads, machines, or other queries.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import numpy.typing as npt
 from taco_ir.core.types import Ranking, Vectors
 
 QUERIES = 512  # queries that a thread scores together
-LEAST = 128  # queries that are worth a thread: of fewer, products take nearly all the time
+LEAST = 128  # minimum number of queries for a thread; with fewer, products take nearly all the time
 ROWS = 8192  # vectors scored together
-AHEAD = 2  # blocks of vectors that are read before threads have scored them
-CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
-TIES = 10  # candidates of a query with close scores, in multiples of hits, beyond which they are computed exactly
+AHEAD = 2  # blocks of vectors that are read ahead of the threads that score them
+CROWD = 3  # candidates kept before the worst are dropped, in multiples of hits
+TIES = 10  # if a query has more candidates of close scores, in multiples of hits, they are scored exactly
 PAIRS = 512  # pairs of a query and a vector that are multiplied in float64 at once
 UNIT = 2.0**-23  # twice the relative error of a rounded float32
 
 
 class Candidates(NamedTuple):
-    """Candidate hits of many queries, as arrays with one entry per hit."""
+    """Candidate hits of several queries, with one array entry per hit: query number, row of the vector, score."""
 
     query: npt.NDArray[np.intp]
     row: npt.NDArray[np.intp]
@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
 
 
 class Products(Protocol):
-    """The interface for computing the inner products of a block of queries and a block of vectors.
+    """Interface for computing inner products of a block of queries with a block of passage vectors.
 
     Attributes:
         queries: number of queries to score together.
@@ -63,23 +63,23 @@ class Products(Protocol):
     error: float
 
     def read(self, block_ND: npt.NDArray[np.floating]) -> tuple[Any, float]:
-        """A block in the form that `score` uses, and the largest norm of its vectors, rounded up."""
+        """Convert a block of vectors for `score`; return it with the largest norm of its vectors, rounded up."""
 
     def hold(self, queries_BD: Vectors) -> Any:
-        """The queries in the form that `score` uses."""
+        """Convert query vectors [B, D] to the form that `score` takes."""
 
     def score(self, queries_BD: Any, block_ND: Any) -> Any:
-        """All inner products: [B, N]."""
+        """Return the inner products of all queries with all vectors: [B, N]."""
 
     def best(self, scores_BN: Any, place: int) -> npt.NDArray[np.float64]:
-        """For each query, the score at a position (from 1) of its scores in descending order."""
+        """Return the score at rank `place` (from 1) of each query: [B]."""
 
     def select(self, scores_BN: Any, least_B: Vectors) -> tuple[npt.NDArray[np.intp], Vectors]:
-        """Flat positions and values of the scores that are at least the given minimum for their query."""
+        """Return positions (in the flattened matrix) and values of scores that reach their query's minimum."""
 
 
 class Float32:
-    """Products of numpy's BLAS in float32."""
+    """Computes inner products in float32, with numpy's BLAS."""
 
     def __init__(self, dim: int) -> None:
         self.queries = QUERIES
@@ -87,7 +87,7 @@ class Float32:
         self.error = rounding(dim)
 
     def read(self, block_ND: npt.NDArray[np.floating]) -> tuple[Vectors, float]:
-        """As in the base class; copies a block only if it is not float32, or not aligned in memory."""
+        """Return the block as aligned float32, copied only if necessary, and its largest vector norm, rounded up."""
         block_ND = np.require(block_ND, np.float32, "A")
         return block_ND, longest_norm(block_ND)
 
@@ -111,9 +111,9 @@ class Float32:
 def exact_search(
     queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int
 ) -> Iterator[Ranking]:
-    """Yield for each query the `hits` passages with the largest inner products; ties, also at the last hit, are ordered
-    by docid, descending.
+    """Yield for each query a ranking of the `hits` passages with the largest inner products.
 
+    Passages with equal scores are ordered by docid, descending; this also decides which of them is the last hit.
     Shapes: `queries_BD` [B, D], `vectors_ND` [N, D], `docids_N` [N].
     """
     products = Float32(queries_BD.shape[1])
@@ -127,18 +127,18 @@ def exact_search(
 
 @cache
 def _blas() -> Any:
-    """The libraries of linear algebra that are loaded; they have as many threads as OMP_NUM_THREADS says, or cores."""
+    """Return a controller of the loaded BLAS libraries; they use OMP_NUM_THREADS threads, by default one per core."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
 
 
 class ExactSearch:
-    """An exact search for B queries, which receives all vectors block by block, in any order.
+    """An exact search for B queries that receives the passage vectors block by block, in any order.
 
     Args:
-        vectors_ND, docids_N: are indexed by arrays of row numbers; only candidates are read.
-        products: computes the scores that choose candidates.
+        vectors_ND, docids_N: vectors and docids of all passages; only the rows of candidates are read from them.
+        products: computes the scores that select candidates.
 
     Attributes:
         longest: the largest norm of a vector so far.
@@ -155,7 +155,7 @@ class ExactSearch:
         self._blocks = [_Block(part_BD, vectors_ND, docids_N, hits, products) for part_BD in parts]
         self._firsts = np.cumsum([0, *map(len, parts)])[:-1]
         self._stack, self._added = ExitStack(), deque[list[Future[None]]]()
-        self._workers: list[ThreadPoolExecutor] = []  # each does its blocks in order
+        self._workers: list[ThreadPoolExecutor] = []  # each thread scores its blocks in order
         self._threads, self.longest = threads, 0.0
 
     def __enter__(self) -> ExactSearch:
@@ -168,7 +168,7 @@ class ExactSearch:
         self._stack.close()
 
     def add(self, start: int, block_ND: npt.NDArray[np.floating]) -> None:
-        """Score a block of vectors that begins at row `start`; this returns before the last blocks are scored."""
+        """Score a block of vectors that begins at row `start`. The method may return before the block is scored."""
         block, longest = self._products.read(block_ND)
         self.longest = max(self.longest, longest)
 
@@ -184,7 +184,7 @@ class ExactSearch:
             self._wait(self._added.popleft())
 
     def put(self, found: Candidates, longest: float) -> None:
-        """Add what another search found for the same queries in other vectors, whose largest norm is `longest`."""
+        """Add another search's candidates for the same queries; `longest` is the largest norm of its vectors."""
         self.longest = max(self.longest, longest)
         order = np.argsort(found.query, kind="stable")
         ends = np.searchsorted(found.query[order], self._firsts[1:])
@@ -193,7 +193,7 @@ class ExactSearch:
             block.put(part._replace(query=part.query - first), longest)
 
     def candidates(self) -> Candidates:
-        """All candidates for the best hits so far, by query."""
+        """Return all candidates for the best hits so far, sorted by query."""
         while self._added:
             self._wait(self._added.popleft())
         found = [block.thin() for block in self._blocks]
@@ -201,7 +201,7 @@ class ExactSearch:
         return Candidates.join(moved)
 
     def rankings(self) -> Iterator[Ranking]:
-        """Yield the best hits of each query, with exact scores."""
+        """Yield the ranking of each query: its best hits with exact scores."""
         found = self.candidates()
         score = np.empty(len(found.row), dtype=np.float32)
 
@@ -233,13 +233,13 @@ class _Block:
         self._products, self._held_BD, self._count = products, products.hold(queries_BD), len(queries_BD)
         self._error_B = products.error * np.linalg.norm(queries_BD.astype(np.float64), axis=1)
         self._longest = 0.0  # largest norm of a vector so far
-        self._floor_B = np.full(self._count, -np.inf)  # the hits-th best score so far
-        self._room = CROWD * hits * self._count  # candidates beyond which they are thinned out
+        self._floor_B = np.full(self._count, -np.inf)  # the score at rank `hits` so far
+        self._room = CROWD * hits * self._count  # maximum number of candidates before the worst are dropped
         nothing = np.empty(0, dtype=np.intp)
         self._pending = [Candidates(nothing, nothing, np.empty(0, dtype=np.float32))]
 
     def add(self, start: int, block_ND: Any, longest: float) -> None:
-        """Score the vectors from row `start` on, and keep those that can be among the best; `longest` is their norm."""
+        """Score the vectors from row `start` on, and keep possible best hits; `longest` is their largest norm."""
         self._longest = max(self._longest, longest)
         scores_BN = self._products.score(self._held_BD, block_ND)
         width = scores_BN.shape[1]
@@ -263,9 +263,9 @@ class _Block:
         return np.nextafter(least_B, np.float32(-np.inf))
 
     def thin(self) -> Candidates:
-        """Sort candidates by query and score, and drop those that cannot be among the best.
+        """Sort candidates by query and score, and drop those that cannot be among the best hits.
 
-        Sets the floor to the hits-th best score of each query.
+        Sets the minimum of each query to its score at rank `hits`.
         """
         query, row, score = Candidates.join(self._pending)
         order = np.argsort((query << 32) - _ordered(score))  # one key sorts ten times faster than two
@@ -279,7 +279,7 @@ class _Block:
         return self._pending[0]
 
     def _cut_crowds(self, found: Candidates, crowded: npt.NDArray[np.intp]) -> Candidates:
-        """Keep only the best hits of crowded queries, whose scores are all but equal."""
+        """For the queries `crowded`, which have many nearly equal scores, keep only the best hits by exact scores."""
         parts = [found.at(~np.isin(found.query, crowded))]
         for query in crowded.tolist():
             own = found.at(found.query == query)
@@ -294,7 +294,7 @@ class _Block:
 def exact_scores(
     queries_BD: Vectors, vectors_ND: Vectors, query: npt.NDArray[np.intp], row: npt.NDArray[np.intp]
 ) -> Vectors:
-    """Inner products of pairs, each summed separately in float64."""
+    """Return the inner product of each pair queries_BD[query[i]] and vectors_ND[row[i]], summed in float64."""
     score = np.empty(len(row), dtype=np.float32)
     for start in range(0, len(row), PAIRS):
         pairs = slice(start, start + PAIRS)
@@ -303,16 +303,16 @@ def exact_scores(
 
 
 def rounding(dim: int) -> float:
-    """A bound on the rounding error in the difference of two float32 inner products of vectors of length 1."""
+    """Bound the rounding error in the difference of two float32 inner products of vectors of length 1."""
     return 2 * dim * UNIT
 
 
 def longest_norm(block_ND: Vectors) -> float:
-    """The largest norm of a vector, rounded up."""
+    """Return the largest norm of the vectors in a block, rounded up; 0 for an empty block."""
     return math.sqrt(np.einsum("nd,nd->n", block_ND, block_ND).max(initial=0.0)) * (1 + UNIT)
 
 
 def _ordered(scores: Vectors) -> npt.NDArray[np.int64]:
-    """32-bit integers in the order of float32 scores."""
+    """Convert float32 scores to 32-bit integers with the same order."""
     bits = scores.view(np.int32)
     return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)

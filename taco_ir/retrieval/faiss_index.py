@@ -1,4 +1,4 @@
-"""A faiss index over a collection's vectors. Its folder is Pyserini's (`index` and `docid`) plus a manifest."""
+"""Builds and searches faiss indexes of passage vectors. A folder has Pyserini's `index` and `docid`, and a manifest."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import faiss
 
 FILES, REMEDY = ("index", "docid"), "build the index again"
-TRAINING_ROWS = 262_144  # most rows that a factory with training (IVF, SQ) sees
+TRAINING_ROWS = 262_144  # maximum number of vectors that train an index (IVF, SQ)
 MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in this many is searched, and at least this many lists
 FOUND_AT_ONCE = 1 << 22  # hits that an approximate index returns at once
-GRAPH_BYTES = 272  # bytes of a vector in HNSW32 beside the vector itself
-FEW = 4  # queries up to which a Flat index is scanned in fp16, from the second such search on
-HALVES_BYTES = 1 << 30  # most memory of the vectors in fp16
-SPARE = 64  # hits of the scan beyond twice those that are wanted: they tell whether a close score was left out
+GRAPH_BYTES = 272  # bytes of the graph of HNSW32, for each vector
+FEW = 4  # maximum number of queries for a scan of a Flat index in fp16, from the second such search on
+HALVES_BYTES = 1 << 30  # maximum memory of the vectors in fp16
+SPARE = 64  # a scan finds 2 * hits + SPARE vectors, to see whether close scores were left out
 
 
 class Manifest(NamedTuple):
-    """The content of an index's manifest.json."""
+    """The content of a dense index's manifest.json: how vectors were made, faiss factory string, hashes of files."""
 
     recipe: Recipe
     factory: str
@@ -40,7 +40,7 @@ class Manifest(NamedTuple):
 
     @property
     def on_disk(self) -> bool:
-        """Whether the lists of an IVF index are in a file of their own."""
+        """Whether the lists of an IVF index are in a separate file."""
         return LISTS in self.files
 
 
@@ -51,16 +51,17 @@ def build_index(
     report: Callable[[int], None] = lambda _: None,
     on_disk: bool = False,
 ) -> None:
-    """Build a faiss index from finished blocks; the folder is complete or absent.
+    """Build a faiss index of encoded passages, and write it to a folder. A failed build leaves no folder.
 
     Args:
-        factory: a string for faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... The metric is the inner
-            product.
-        on_disk: write the lists of an IVF index to a file of their own, from which they are searched.
+        factory: a string for faiss.index_factory, such as Flat (exact), HNSW32, SQ8 or IVF1024,SQ8. The metric is the
+            inner product.
+        report: function to call with the number of vectors read so far.
+        on_disk: write the lists of an IVF index to a separate file, and search them there without loading them.
 
     Raises:
-        InputError: for a factory string that faiss refuses or that has no lists for `on_disk`, a block that was cut or
-            altered, or too little disk space.
+        InputError: for a factory string that faiss refuses or that has no lists for `on_disk`, too few vectors to train
+            the index, a block that was cut or altered, or too little disk space.
     """
     import faiss
 
@@ -70,7 +71,7 @@ def build_index(
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
         raise InputError(
-            f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8"
+            f"--factory {factory!r}: faiss cannot read this string ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8"
         ) from error
     if on_disk:
         require_lists(index, factory)
@@ -80,7 +81,7 @@ def build_index(
             index.train(_training_sample(vectors))
         except RuntimeError as error:
             raise InputError(
-                f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train this index"
+                f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train this index; use Flat"
             ) from error
     with writing_folder(output) as folder:
         with (folder / "docid").open("w", encoding="utf-8") as sink:
@@ -93,8 +94,8 @@ def build_index(
                         index.add(block_ND)
             except RuntimeError as error:
                 reason = str(error).rpartition(": ")[2]
-                full = f"{output}: its lists could not be written (is the disk full?)"
-                refused = f"--factory {factory!r}: vectors cannot be added to this index ({reason})"
+                full = f"{output}: the index's lists could not be written (is the disk full?)"
+                refused = f"--factory {factory!r}: vectors cannot be added to this index ({reason}); give another"
                 raise InputError(full if on_disk else refused) from error
         try:
             faiss.write_index(index, str(folder / "index"))
@@ -106,7 +107,7 @@ def build_index(
 
 
 def _blocks(vectors: VectorSet, docids: IO[str], report: Callable[[int], None]) -> Iterator[Vectors]:
-    """Yield blocks of vectors, writing their docids, and report how many were yielded."""
+    """Yield blocks of vectors in float32, write their docids to `docids`, and report the number of vectors so far."""
     done = 0
     for vectors_ND, names in vectors.blocks():
         yield np.ascontiguousarray(vectors_ND, dtype=np.float32)
@@ -116,7 +117,7 @@ def _blocks(vectors: VectorSet, docids: IO[str], report: Callable[[int], None]) 
 
 
 def _row_bytes(index: faiss.Index) -> int:
-    """About how many bytes a vector takes in `index`."""
+    """Estimate the number of bytes that a vector takes in `index`."""
     try:
         return int(index.sa_code_size())
     except RuntimeError:  # graphs have no codes
@@ -134,7 +135,7 @@ def _training_sample(vectors: VectorSet) -> Vectors:
 
 
 def require_index(folder: Path) -> Path:
-    """The path of the manifest of the index in a folder. Raises: InputError if there is none."""
+    """Return the path of the manifest of a dense index. Raises: InputError if the folder has no manifest."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
@@ -142,18 +143,18 @@ def require_index(folder: Path) -> Path:
 
 
 class DenseIndex:
-    """An index opened for search.
+    """A dense index opened for search.
 
-    A Flat index is searched from a memory map, and so are lists on disk: they need not fit into memory.
+    A Flat index is searched in its memory-mapped file, and so are IVF lists on disk. Both may be larger than memory.
 
     Attributes:
         index: the faiss index.
-        effort: how far an approximate index searches, if that was chosen.
-        docids: the docid of each row; on disk if the lists are.
+        effort: how far an approximate index searches; None: a default that depends on the type of index.
+        docids: docids by row, as an array or, if the lists are on disk, read from the file.
 
     Raises:
-        InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
-            encoder or collection made.
+        InputError: on opening, if the folder has no manifest, if a file was cut or altered, or if another encoder or
+            another collection made the index.
     """
 
     def __init__(self, folder: Path, encoder: Encoder | None = None, collection: str | None = None) -> None:
@@ -182,30 +183,30 @@ class DenseIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the index, from its manifest."""
+        """Hash of the index without its docids, from the hashes in its manifest."""
         hashes = [self.manifest.files[name].sha256 for name in self._files if name != "docid"]
         return fingerprint(hashes) if self.manifest.on_disk else hashes[0][:16]
 
     def verify(self, folder: Path) -> None:
-        """Hash all files again. Raises: InputError naming one that was changed."""
+        """Compare all files with the hashes in the manifest. Raises: InputError naming a file that was changed."""
         check_files(folder, self.manifest.files, self._files, REMEDY, anew=True)
 
     def reach(self, recall: float, queries_BD: Vectors, hits: int, folder: Path) -> None:
-        """Choose how far the index must search to reach a recall on a sample of queries, and store it in its folder.
+        """Choose how far the index must search to reach a recall on a sample of `queries_BD`; store it in `folder`.
 
         Raises:
-            InputError: for an index that always searches everything, or does not reach the recall.
+            InputError: for an index that always searches all vectors, or a recall that the index cannot reach.
         """
         sample_BD = np.asarray(queries_BD[spread(len(queries_BD))], dtype=np.float32)
         self.effort = choose_effort(self.index, str(folder), sample_BD, hits, recall)
         self.effort.write(folder)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
-        """The `hits` passages with the largest inner products for each query; an approximate index may find fewer.
+        """Find the `hits` passages with the largest inner products for each query; approximate indexes may find fewer.
 
-        Equal scores are ordered by docid, descending. At the last hit, this considers all passages in an exact index,
-        and the candidates in an approximate one. Hits do not depend on the other queries, except through faiss's
-        rounding.
+        Passages with equal scores are ordered by docid, descending, also at the last hit: among all passages in an
+        exact index, and among the candidates in an approximate one. A query's hits do not depend on the other queries,
+        except through faiss's rounding.
         """
         if self._vectors_ND is not None:
             queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
@@ -230,7 +231,7 @@ class DenseIndex:
         return [found[query] for query in range(len(queries_BD))]
 
     def _search_few(self, queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> list[Ranking] | None:
-        """As `exact_search`, several times faster where few queries come again and again; None where it cannot say."""
+        """As `exact_search`, but faster for few queries that come repeatedly; None if `exact_search` is needed."""
         if not self._searched_few or vectors_ND.size * 2 > HALVES_BYTES:
             self._searched_few = True
             return None
@@ -245,11 +246,10 @@ class DenseIndex:
 
 
 class Halves:
-    """A copy of the vectors in fp16, scanned for one query at a time: it halves the memory to read, which takes most
-    time.
+    """A copy of the vectors in fp16 for fast searches with single queries, which spend most time on reading memory.
 
-    The scan finds all vectors that may be among the best, using a bound on rounding errors; their scores are then
-    computed exactly. Vectors from fp16 blocks, as ours are, lose nothing. Memory: 2 D N bytes.
+    A scan finds all vectors that may be among the best hits, with a bound on the rounding error; the caller then
+    computes their exact scores. Vectors that were stored in fp16 lose nothing. Memory: 2 D N bytes.
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:
@@ -262,13 +262,13 @@ class Halves:
         for start in range(0, len(vectors_ND), ROWS):
             block_ND = np.ascontiguousarray(vectors_ND[start : start + ROWS])
             self._index.add(block_ND)
-            with np.errstate(invalid="ignore"):  # of numbers that fp16 has not
+            with np.errstate(invalid="ignore"):  # numbers beyond the range of fp16
                 change_ND = self._index.reconstruct_n(start, len(block_ND)) - block_ND
             longest, lost = max(longest, longest_norm(block_ND)), max(lost, longest_norm(change_ND))
-        self._margin = 2 * lost + rounding(vectors_ND.shape[1]) * longest  # of two scores of a query of length 1
+        self._margin = 2 * lost + rounding(vectors_ND.shape[1]) * longest  # of two scores, for a query of length 1
 
     def candidates(self, query_D: Vectors, hits: int) -> npt.NDArray[np.int64] | None:
-        """Rows of all vectors that may be among the `hits` best for a query; None if there are too many."""
+        """Return the rows of all vectors that may be among the `hits` best for a query; None if these are too many."""
         asked = min(2 * hits + SPARE, self._index.ntotal)
         ((score_K,), (row_K,)) = self._index.search(query_D[None], asked)
         least = score_K[min(hits, asked) - 1] - self._margin * float(np.linalg.norm(query_D.astype(np.float64)))
@@ -279,7 +279,7 @@ class Halves:
 
 
 class _Stored:
-    """The vectors that a Flat index holds, as numpy reads them; `owner` stays as long as they are used."""
+    """Lets numpy read a Flat index's vectors without a copy; keeps `owner` in memory as long as the array exists."""
 
     def __init__(self, index: Any, owner: Any) -> None:
         self._owner = owner
@@ -288,13 +288,13 @@ class _Stored:
 
 
 def flat_vectors(index: Any, owner: Any = None) -> Vectors:
-    """The vectors of a Flat index (which may be part of `owner`), not copied: float32 [N, D], read-only."""
+    """Return a Flat index's vectors without a copy: float32 [N, D], read-only. `owner` is an index that contains it."""
     vectors_ND: Vectors = np.asarray(_Stored(index, index if owner is None else owner))
     return vectors_ND
 
 
 def _widen(index: faiss.Index, hits: int, effort: Effort | None) -> None:
-    """Let an approximate index look at enough candidates: as many as were chosen for a recall, or a usual number."""
+    """Set how far an approximate index searches: as chosen for a recall, or a default for the type of index."""
     if knob := Knob.of(index):
         usual = max(MIN_EF, EF_PER_HIT * hits)
         if knob.parameter == IVF:

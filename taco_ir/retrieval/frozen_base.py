@@ -1,7 +1,7 @@
-"""Frozen indexes: rows of vectors with docids, made by any tool, that are read but never changed.
+"""Frozen indexes: existing indexes of passage vectors, made by any tool, that are read but never changed.
 
-`frozen_matrices.py` and `frozen_faiss.py` open the supported layouts; `frozen_index.open_frozen_index` chooses among
-them.
+`frozen_matrices.py` and `frozen_faiss.py` open the supported layouts; `frozen_index.open_frozen_index` recognises the
+layout of a folder or file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from taco_ir.retrieval.vectors import Recipe, VectorSet
 
 INNER_PRODUCT, L2 = "inner product", "L2"
 NO_DOCIDS = "it does not contain docids; give them by --docids FILE, one per line, in the order of the vectors"
-ROWS = 4096  # rows that are looked at together
+ROWS = 4096  # rows that are read together
 
 
 class StoredPiece:
-    """An .npy matrix on disk that is mapped only while it is read, since a process can have only a limited number of
-    files open.
-    """
+    """An .npy matrix on disk, mapped only during a read, since a process may open only a limited number of files."""
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
         self._path, self.shape = path, shape
@@ -47,7 +45,7 @@ class StoredPiece:
 
 
 class Matrix:
-    """A matrix on disk, in pieces [N_i, D] of any float type; it is converted to float32 when read."""
+    """A matrix of vectors on disk, in one or several pieces [N_i, D] of any float type. Rows are read as float32."""
 
     def __init__(self, pieces: Sequence[npt.NDArray[np.floating] | StoredPiece]) -> None:
         self._pieces = pieces
@@ -58,11 +56,11 @@ class Matrix:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Vectors:
-        """Rows from one up to another, without a copy where they are float32 in one piece; or any rows by number."""
+        """Read rows, given as a slice or as row numbers; a slice of a single float32 piece is not copied."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             if len(self._pieces) == 1:
-                # aligned, as faiss maps numbers that begin anywhere
+                # aligned, since the numbers in faiss's map may begin at any byte
                 return np.require(self._pieces[0][start:stop], np.float32, "A")
             whole = np.empty((max(stop - start, 0), self.dim), dtype=np.float32)
             before, after = np.searchsorted(self._starts, start, side="right"), np.searchsorted(self._starts, stop)
@@ -81,13 +79,13 @@ class Matrix:
 
 
 def stored_matrix(vectors: VectorSet) -> Matrix:
-    """The vectors of our blocks as a matrix, without checking their hashes."""
+    """Return the vectors that `encode` wrote as one matrix on disk, without checking the hashes of their blocks."""
     shapes = ((rows, vectors.recipe.dim) for rows in vectors.block_rows)
     return Matrix([StoredPiece(path, shape) for path, shape in zip(vectors.paths("npy"), shapes, strict=True)])
 
 
 class FrozenIndex:
-    """An index that is read but never changed. Rows are numbered from 0 in the order of its vectors.
+    """An existing index that is read but never changed. Its rows (vectors) are numbered from 0.
 
     Args:
         vectors: a matrix, on disk if possible, that supports slices and arrays of row numbers.
@@ -95,11 +93,11 @@ class FrozenIndex:
     Attributes:
         path: folder or file of the index.
         layout: "vectors" or "index" (ours), "pyserini", "faiss", "npy", "parquet".
-        dim: D.
+        dim: D, the width of a vector.
         docids: the docid of each row.
-        metric: INNER_PRODUCT, or L2 if all vectors have the same norm, so that both rank alike.
-        encoder: the encoder and passages that its folder records; None if it records none.
-        lost: describes the error of vectors reconstructed from codes; "" if they are exact.
+        metric: INNER_PRODUCT, or L2 if all vectors have the same norm, so that both metrics rank alike.
+        encoder: record of the encoder and passages that made the vectors; None if the folder has no such record.
+        lost: how vectors reconstructed from codes differ from the originals; "" if they are exact.
         remarks: sentences with further information for the user.
 
     Raises:
@@ -134,26 +132,26 @@ class FrozenIndex:
         return len(self.docids)
 
     def block(self, start: int, stop: int) -> Vectors:
-        """The vectors of rows `start` up to `stop`: float32 [n, D]. It may be a map of the file: do not write to it."""
+        """Return the vectors of rows `start` to `stop` - 1: float32 [n, D], not to be changed (a map of the file)."""
         return self._vectors_ND[start:stop]
 
     def at(self, rows: npt.NDArray[np.int64]) -> Vectors:
-        """The vectors of any rows: float32 [n, D]."""
+        """Return the vectors of the given rows: float32 [n, D]."""
         return self._vectors_ND[rows]
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The row numbers of docids, -1 for unknown ones: int64 [n]."""
+        """Return the row number of each docid: int64 [n]; -1 for a docid that is not in the index."""
         return np.fromiter((self._row_of.get(docid, -1) for docid in docids), dtype=np.int64, count=len(docids))
 
     def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
-        """The rows that the index finds for each query, best first: int64 [B, hits]; -1 if it finds fewer.
+        """Return the row numbers of each query's hits, best first: int64 [B, hits]; -1 in place of a missing hit.
 
-        faiss searches its own indexes, with the parameters that they were saved with; all others are searched exactly.
+        faiss searches its own indexes, with the parameters saved in them. Other layouts are searched exactly.
         """
         return self._rows_of(self.rank(queries_BD, hits), hits)
 
     def rank(self, queries_BD: Vectors, hits: int) -> Iterator[Ranking]:
-        """Rank all passages exactly for each query, by inner products with the vectors from `block`."""
+        """Yield for each query a ranking of the `hits` passages with the largest inner products, by exact search."""
         vectors_ND: Vectors = self._vectors_ND  # type: ignore[assignment]  # rows are all that is read of it
         return exact_search(np.asarray(queries_BD, dtype=np.float32), vectors_ND, self._docids_N, hits)
 
@@ -166,9 +164,9 @@ class FrozenIndex:
         return np.stack([np.pad(rows_K, (0, hits - len(rows_K)), constant_values=-1) for rows_K in found])
 
     def digest(self) -> str:
-        """The SHA-256 of the index's file, computed again; for a folder, the SHA-256 of what `sha256sum` prints.
+        """Compute the SHA-256 of the index's file; for a folder, of the list of hashes that `sha256sum` prints.
 
-        A choice of `search --recall` is left out, since no vector or docid depends on it.
+        The file recall.json of `search --recall` is left out, since no vector or docid depends on it.
         """
         if not self.path.is_dir():
             return sha256_file(self.path)
@@ -180,10 +178,10 @@ class FrozenIndex:
 
 
 def read_docids(path: Path) -> list[str]:
-    """Read docids, one per line. White space at the ends of lines is ignored, as in Pyserini.
+    """Read a file with one docid per line. White space at the ends of lines is ignored, as in Pyserini.
 
     Raises:
-        InputError: for a blank line, or a file that is not text.
+        InputError: for a blank line, or a file that is not UTF-8 text.
     """
     docids = []
     with reading(path) as source:
@@ -205,19 +203,19 @@ def blocks(vectors: Matrix) -> Iterator[Vectors]:
 
 
 def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[Vectors]:
-    """Pass on blocks of `count` vectors, with progress. Raises: InputError naming the first infinite or NaN vector."""
+    """Yield blocks with progress; they have `count` vectors. Raises: InputError for an infinite or NaN value."""
     progress, row = Progress("read", count, "vectors"), 0
     for block_ND in parts:
         if not np.isfinite(block_ND).all():
             bad = row + int(np.flatnonzero(~np.isfinite(block_ND).all(axis=1))[0])
-            raise InputError(f"{path}: vector {bad:,} (of 0..{count - 1:,}) has a number that is not finite")
+            raise InputError(f"{path}: vector {bad:,} (of 0..{count - 1:,}) has an infinite or NaN value")
         row += len(block_ND)
         progress.at(row)
         yield block_ND
 
 
 def keep_on_disk(parts: Iterable[Vectors], count: int, dim: int) -> Matrix:
-    """Write blocks to an unnamed temporary file and map it; it vanishes with this process."""
+    """Write blocks to an unnamed temporary file and return it as a matrix; the file vanishes when the process ends."""
     home = data_home()
     home.mkdir(parents=True, exist_ok=True)
     require_space(home, count * dim * 4)

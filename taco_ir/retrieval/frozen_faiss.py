@@ -1,8 +1,8 @@
-"""Opens faiss indexes as frozen indexes: ours, Pyserini's, and bare files.
+"""Opens existing faiss indexes without changing them: our folders, Pyserini's folders, and single files.
 
-Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read in place; for Flat and HNSW the file
-is memory-mapped. Others are reconstructed once, on opening, into an unnamed temporary file. The index itself searches
-as it was saved.
+An index that stores whole vectors in row order (Flat, HNSW, a refining Flat) is read in place; the files of Flat and
+HNSW are memory-mapped. Other vectors are reconstructed once, when the index is opened, into an unnamed temporary file.
+Searches use the index itself, with the parameters that were saved with it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from taco_ir.retrieval.frozen_base import (
     read_docids,
 )
 
-# L2 orders by the inner product less half the squared norm: norms this near to each other shift no score by more than
-# this share of the squared norm
+# L2 ranks by the inner product minus half the squared norm. If norms differ by at most this fraction, they change a
+# score by at most this fraction of the squared norm.
 ONE_NORM = 0.01
-# How files begin that are mapped: Flat, and HNSW over Flat. faiss maps others too, but then a few bytes less at their
-# ends go unseen or end the process; when it reads them into memory it tells.
+# First bytes of files that are mapped: Flat, and HNSW over Flat. faiss can map other files, too, but if such a file was
+# cut, it does not notice this, or the process crashes. When it reads the file into memory, it reports an error.
 MAPPED = (b"IxFI", b"IxF2", b"IxFl", b"IHNf")
-IN_ROWS = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")  # kinds that store vectors whole, one after the other
-PROBES, PROBED_HITS = 16, 10  # searches that compare the scores of an index with those of the vectors rebuilt from it
-SAME_SCORE = 1e-3  # as a share of the largest score
+IN_ROWS = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")  # types that store whole vectors, one after the other
+PROBES, PROBED_HITS = 16, 10  # queries and hits that compare an index's scores with exact ones
+SAME_SCORE = 1e-3  # as a fraction of the largest score
 REMEDY = "give the vectors as an .npy file, or a Flat index of them"
 Labels = npt.NDArray[np.int64]
 
 
 class _Ours(FrozenIndex):
-    """Our own index, searched as the verb `search` does."""
+    """An index that `python -m taco_ir.index` built. It is searched as by `python -m taco_ir.search`."""
 
     def __init__(self, path: Path) -> None:
         self._dense = dense = DenseIndex(path)
@@ -60,7 +60,7 @@ class _Ours(FrozenIndex):
 
 
 class _Theirs(FrozenIndex):
-    """A faiss index of whatever origin."""
+    """A faiss index from any other tool."""
 
     def __init__(self, path: Path, layout: str, file: Path, docids: Sequence[str] | None) -> None:
         self._index = index = _read(file)
@@ -77,20 +77,20 @@ class _Theirs(FrozenIndex):
 
 
 def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """Open an index that `python -m taco_ir.index` built. Raises: InputError for one that was cut or changed."""
+    """Open an index that `python -m taco_ir.index` built. Raises: InputError if a file was cut or changed."""
     return _Ours(path)
 
 
 def open_pyserini(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """Open a Pyserini folder: a faiss `index`, and `docid` with an id per line. Raises: InputError as open_faiss."""
+    """Open Pyserini's folder: faiss's `index`, and `docid`, one docid per line. Raises: InputError as in open_faiss."""
     return _Theirs(path, "pyserini", path / "index", read_docids(path / "docid"))
 
 
 def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
-    """Open a faiss file, with the docids of its vectors.
+    """Open a faiss file.
 
-    If the index has its own ids (IDMap, add_with_ids), these are the docids. Otherwise an id is a line number of
-    `docids`, counted from 0 as in Pyserini.
+    If `docids` is given, the vector with id i has the docid in line i of this file, counted from 0 as in Pyserini.
+    Without it, the ids in the index (IDMap, add_with_ids) are the docids.
 
     Raises:
         InputError: for a file that faiss cannot read, a binary index, vectors that cannot be reconstructed or are
@@ -100,7 +100,7 @@ def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
 
 
 def _read(file: Path) -> Any:
-    """faiss's index of a file."""
+    """Read a faiss file. Raises: InputError for a file that is not a supported index with vectors."""
     import faiss
 
     with file.open("rb") as source:
@@ -117,7 +117,7 @@ def _read(file: Path) -> Any:
             f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or not a faiss index"
         ) from error
     if index is None or not index.ntotal:  # faiss reads "null" as no index
-        raise InputError(f"{file}: this index holds no vectors")
+        raise InputError(f"{file}: this index has no vectors; add vectors to it")
     if not _metric(index):
         raise InputError(
             f"{file}: its metric is faiss metric number {index.metric_type}; only inner product and L2 are allowed"
@@ -127,7 +127,7 @@ def _read(file: Path) -> Any:
 
 @contextmanager
 def _no_vector_beyond(size: int) -> Iterator[None]:
-    """Let faiss refuse a vector of more bytes than a file has, for which it would fill the memory with zeros first."""
+    """Let faiss refuse an array larger than its file; otherwise, faiss would first fill the memory with zeros."""
     import faiss
 
     if not hasattr(faiss, "set_deserialization_vector_byte_limit"):  # an older faiss
@@ -142,33 +142,33 @@ def _no_vector_beyond(size: int) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What faiss says without the place in its source."""
+    """Return faiss's message without the place in its source code."""
     lines = str(error).strip().splitlines() or ["not enough memory"]
     return abbreviate(lines[-1].rpartition("Error: ")[2])
 
 
 def _metric(index: Any) -> str:
-    """The metric of an index; "" for one that is not allowed."""
+    """Return the name of an index's metric; "" for a metric that is not allowed."""
     import faiss
 
     return {faiss.METRIC_INNER_PRODUCT: INNER_PRODUCT, faiss.METRIC_L2: L2}.get(index.metric_type, "")
 
 
 def _one_norm(file: Path, vectors: Matrix) -> tuple[str]:
-    """Say that L2 ranks as the inner product. Raises: InputError where vectors of several norms make it another."""
+    """Return the remark that L2 ranks as the inner product. Raises: InputError if norms differ, so that it does not."""
     norms_N = np.concatenate([np.linalg.norm(block_ND, axis=1) for block_ND in blocks(vectors)])
     least, mean, most = norms_N.min(), norms_N.mean(), norms_N.max()
     if most - least > ONE_NORM * mean:
         raise InputError(
             f"{file}: it ranks by L2 distance and its vectors have norms of {least:.3g} to {most:.3g}, so its "
-            "ranking differs from that of the inner product, which training uses; normalise the vectors, or build "
+            "ranking differs from the inner product, which training uses; normalise the vectors, or build "
             "an inner product index"
         )
-    return (f"it searches by L2, which ranks as the inner product here: all vectors have a norm of {mean:.3g}",)
+    return (f"it searches by L2, which ranks as the inner product here, since all vectors have the norm {mean:.3g}",)
 
 
 def _labels(file: Path, index: Any) -> Labels | None:
-    """What the search of an index calls its vectors, by row; None where it numbers the rows."""
+    """Return the ids that the index gives to the vectors, by row; None if these are the row numbers."""
     import faiss
 
     if hasattr(index, "id_map"):
@@ -181,13 +181,13 @@ def _labels(file: Path, index: Any) -> Labels | None:
         parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
         labels_N = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
     if (different := len(np.unique(labels_N))) != index.ntotal or len(labels_N) != different:
-        raise InputError(f"{file}: {index.ntotal:,} vectors, but only {different:,} different ids")
+        raise InputError(f"{file}: {index.ntotal:,} vectors, but only {different:,} different ids; each needs its own")
     in_order = np.array_equal(labels_N, np.arange(index.ntotal))
     return None if in_order else labels_N
 
 
 def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, count: int) -> Sequence[str]:
-    """The docids by row."""
+    """Return the docid of each row."""
     if docids is None:
         if labels_N is None:
             raise InputError(f"{file}: {NO_DOCIDS}")
@@ -208,7 +208,7 @@ def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, co
 
 
 def _numbering(labels_N: Labels | None) -> Callable[[Labels], Labels]:
-    """What turns the labels that a search finds into rows; -1, which is no label, stays."""
+    """Return a function from ids that a search finds to row numbers; -1 (no hit) stays -1."""
     if labels_N is None:
         return lambda found_BK: found_BK
     order_N = np.argsort(labels_N)
@@ -217,7 +217,7 @@ def _numbering(labels_N: Labels | None) -> Callable[[Labels], Labels]:
 
 
 def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Matrix, str]:
-    """The vectors of an index by row, and what rebuilding them loses, as FrozenIndex has it."""
+    """Return the vectors of an index by row, and what their reconstruction loses, as in `FrozenIndex.lost`."""
     import faiss
 
     inner = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
@@ -238,7 +238,7 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
 
 
 def _layers(index: Any) -> Iterator[Any]:
-    """An index, what it transforms or refines for, and at last what stores the vectors."""
+    """Yield an index and those inside it (of a transformation, graph or refinement); the last one stores vectors."""
     import faiss
 
     yield index
@@ -249,7 +249,7 @@ def _layers(index: Any) -> Iterator[Any]:
 
 
 def _rebuilt(file: Path, index: Any, keys_N: Labels) -> Iterator[Vectors]:
-    """Blocks of vectors by their keys. Raises: InputError for an index that cannot rebuild them."""
+    """Yield blocks of vectors, reconstructed by id. Raises: InputError for an index that cannot reconstruct them."""
     import faiss
 
     kind, kinds_of_map = type(index).__name__, getattr(faiss, "DirectMap")  # noqa: B009 - its stubs lack the name
@@ -269,7 +269,7 @@ def _rebuilt(file: Path, index: Any, keys_N: Labels) -> Iterator[Vectors]:
 
 
 def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
-    """What the codes of an index lose of its vectors, in words; nothing where they are whole.
+    """Yield sentences on what the codes of an index lose of its vectors; none if the vectors are stored whole.
 
     Raises:
         InputError: for a transformation that cannot be undone.
@@ -300,12 +300,12 @@ def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
 
 
 def _fits(step: Any) -> bool:
-    """Whether a linear transformation has all of its numbers; faiss does not look."""
+    """Whether a linear transformation has as many numbers as its dimensions need; faiss does not check this."""
     return step.A.size() == step.d_in * step.d_out and (not step.have_bias or step.b.size() == step.d_out)
 
 
 def _turns(step: Any) -> bool:
-    """Whether a linear transformation has orthonormal rows, so that its transpose undoes it. faiss's own flag errs."""
+    """Whether a linear map has orthonormal rows, so that its transpose undoes it. faiss's own flag can be wrong."""
     import faiss
 
     turned = faiss.vector_to_array(step.A).reshape(step.d_out, step.d_in)
@@ -313,7 +313,7 @@ def _turns(step: Any) -> bool:
 
 
 def _search(file: Path, index: Any, queries_BD: Vectors, hits: int) -> tuple[Vectors, Labels]:
-    """Scores and labels that faiss finds. Raises: InputError for an index that was read but cannot be searched."""
+    """Return scores and ids of the hits that faiss finds. Raises: InputError for an index that cannot be searched."""
     try:
         scores_BK, found_BK = index.search(np.ascontiguousarray(queries_BD, dtype=np.float32), hits)
     except RuntimeError as error:
@@ -322,7 +322,7 @@ def _search(file: Path, index: Any, queries_BD: Vectors, hits: int) -> tuple[Vec
 
 
 def _gap(file: Path, index: Any, labels_N: Labels | None, vectors: Matrix) -> str:
-    """How far the scores of an index are from those of its rebuilt vectors, in words; "" where they are the same."""
+    """Describe how far the index's scores are from exact scores of its reconstructed vectors; "" if they are equal."""
     queries_BD = vectors[np.linspace(0, len(vectors) - 1, PROBES).astype(np.int64)]
     scores_BK, found_BK = _search(file, index, queries_BD, min(PROBED_HITS, len(vectors)))
     rows_BK, largest = _numbering(labels_N)(found_BK), 0.0

@@ -2,12 +2,12 @@
 
     our vectors     DIR/shard-i-of-n/manifest.json      what `python -m taco_ir.encode` writes
     our index       DIR/manifest.json, DIR/index        what `python -m taco_ir.index` builds
-    Pyserini        DIR/index, DIR/docid                faiss's format, one docid a line
+    Pyserini        DIR/index, DIR/docid                faiss's format, one docid per line
     faiss           FILE and --docids                   Flat, HNSW, IVF, PQ, SQ; IDMap and transformations around them
     npy             FILE and --docids                   a matrix of float16, float32 or float64
-    parquet         FILE                                a column of lists of floats, and one of docids
+    parquet         FILE                                a column of lists of floats, and a column of docids
 
-The layout is recognised by the files in a folder, or by how a file begins, not by names.
+The layout is recognised by the files in a folder, or by the first bytes of a file, not by the file's name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from taco_ir.core.files import InputError
 from taco_ir.core.types import Encoder, Passage, Vectors
 from taco_ir.retrieval.frozen_base import NO_DOCIDS, FrozenIndex
 
-# Least median cosines. Ten passages of MiniLM-L6 have .97 without titles and .90 when cut to 200 characters, but .45 to
-# .58 with another pooling, and .21 to .31 with MiniLM-L3. Codes leave .82 (PQ48), .52 (PQ12) or .46 (PQ8) of a vector.
+# Minimum of the median cosine. With MiniLM-L6's vectors, ten passages have .97 without titles and .90 when cut to 200
+# characters, but .45 to .58 with another pooling, and .21 to .31 with MiniLM-L3; PQ48 has .82, PQ12 .52, PQ8 .46.
 LEAST, LEAST_REBUILT = 0.8, 0.4
 TINY = 1e-30
 
@@ -33,9 +33,9 @@ class Layout(NamedTuple):
     """A layout of indexes on disk.
 
     Attributes:
-        is_there: tells whether a path has this layout, from the path and, for a file, its first bytes.
-        opener: the function that opens it, as "module:name".
-        docids: whether it contains docids, or --docids may or must provide them.
+        is_there: function that tells whether a path has this layout, from the path and the first bytes of a file.
+        opener: the function that opens an index of this layout, as "module:name".
+        docids: "own": the index contains docids; "must": --docids must provide them; "may": both are possible.
     """
 
     is_there: Callable[[Path, bytes], bool]
@@ -70,13 +70,13 @@ def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
     """Open an existing index, made by any tool, for reading.
 
     Args:
-        path: a folder or a file; see the layouts above.
-        docids: for indexes without docids, a file with one docid per line, in the order of the vectors.
+        path: a folder or a file in one of the `LAYOUTS`.
+        docids: for an index without docids, a file with one docid per line, in the order of the vectors.
 
     Raises:
-        InputError: for a path that has none of these layouts or several, a damaged index, docids that do not fit,
-            vectors that cannot be reconstructed or are infinite or NaN, or a metric that ranks differently from the
-            inner product.
+        InputError: if the path has none or several of these layouts, the index is damaged, the docids do not fit,
+            vectors cannot be reconstructed or are infinite or NaN, or the metric ranks differently from the inner
+            product.
     """
     if not path.exists():
         raise InputError(f"--index {path}: no such file or folder; give a folder with {FOLDERS}, or a {FILES}")
@@ -98,31 +98,31 @@ def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
 
 def _none_or_many(path: Path, first: bytes, found: Sequence[str]) -> str:
     if found:
-        return f"it holds several layouts ({', '.join(found)}); give the folder of one"
+        return f"it has files of several layouts ({', '.join(found)}); give a folder with one"
     if path.is_dir():
-        return f"no index is there; a folder needs {FOLDERS}; give a {FILES} by its own path"
+        return f"this folder has no index, which would be {FOLDERS}; for a {FILES}, give the file"
     never = next((what for begin, what in NEVER.items() if first.startswith(begin)), f"it begins with {first!r}")
-    return f"none of {FILES}: {never}"
+    return f"this file is none of {FILES}: {never}"
 
 
 def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passage]) -> Vectors:
-    """Cosines between an index's vectors of some passages and those that an encoder makes: float32 [n].
+    """Compare an index's vectors of some passages with an encoder's vectors: cosines, float32 [n].
 
-    Passages that are not in the index are left out. Ten are enough: if the encoder made the vectors, all cosines are
-    near 1.
+    Passages that are not in the index are left out. Ten passages are enough: if the encoder made the vectors, all
+    cosines are near 1.
 
     Raises:
-        InputError: if the encoder's vectors have another width or clearly differ from the index's, or if the index has
-            none of the passages.
+        InputError: if the encoder's vectors have another width or clearly differ from the index's vectors, or if none
+            of the passages is in the index.
     """
     if encoder.dim != index.dim:
         raise InputError(
-            f"{index.path}: its vectors have {index.dim} dimensions, the encoder's vectors have {encoder.dim}"
+            f"{index.path}: its vectors have {index.dim} dimensions, the encoder's {encoder.dim}; give its own encoder"
         )
     rows_N = index.rows([passage.docid for passage in passages])
     known = [passage for passage, row in zip(passages, rows_N, strict=True) if row >= 0]
     if not known:
-        raise InputError(f"{index.path}: none of the {len(passages)} passages to compare is in it")
+        raise InputError(f"{index.path}: none of the {len(passages)} passages to compare is in it; give its collection")
     stored_ND = np.concatenate([index.block(row, row + 1) for row in rows_N[rows_N >= 0].tolist()])
     made_ND = encoder.encode_passages(known)
     norms_N = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(made_ND, axis=1)

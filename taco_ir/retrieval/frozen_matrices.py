@@ -1,4 +1,4 @@
-"""Opens vectors without an index: our blocks, an .npy matrix, or a parquet file. They are searched exactly."""
+"""Opens vectors that have no index: our blocks, an .npy matrix, or a parquet file. They are searched exactly."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from taco_ir.retrieval.frozen_base import (
 from taco_ir.retrieval.vectors import VectorSet
 
 FLOATS = ("float16", "float32", "float64")
-BUFFER = 1 << 20  # bytes of a parquet file read ahead; else all that a million rows have in a column is read at once
+BUFFER = 1 << 20  # bytes of a parquet file to read ahead; by default, a column of a million rows would be read at once
 ID_COLUMNS = ("docid", "id", "_id", "docno")
 
 
 def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
-    """Open our vector blocks. Raises: InputError for missing shards, or a block that was changed."""
+    """Open vectors that `python -m taco_ir.encode` wrote. Raises: InputError for missing shards or a changed block."""
     vectors = VectorSet(path)
     pieces, names = [], []
     for block_ND, docids_N in vectors.blocks():
@@ -40,7 +40,7 @@ def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG00
 
 
 def open_npy(path: Path, docids: Path | None) -> FrozenIndex:
-    """Open a matrix saved by numpy, memory-mapped. Raises: InputError if it is not a matrix of finite floats."""
+    """Open a memory-mapped matrix that numpy saved. Raises: InputError if it is not a matrix of finite floats."""
     try:
         found_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
@@ -57,11 +57,11 @@ def open_npy(path: Path, docids: Path | None) -> FrozenIndex:
 
 
 def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
-    """Open a parquet file with a column of vectors and one of docids; the vectors are copied to an unnamed temporary
-    file.
+    """Open a parquet file with vectors and docids; the vectors are copied to an unnamed temporary file.
 
-    The vectors are the only column of lists of floats. The docids are the only column of texts or whole numbers, or the
-    one called `docid`, `id`, `_id` or `docno`; or they are in a separate file.
+    The vectors are the only column of lists of floats. The docids are the only column of texts or whole numbers; if
+    there are several, the column called `docid`, `id`, `_id` or `docno`. `docids` is a file to read the docids from
+    instead.
 
     Raises:
         InputError: if no column or several columns fit, lists differ in length, or values are missing.
@@ -89,7 +89,7 @@ def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
 
 
 def _is_vector(kind: Any) -> bool:
-    """Whether a column's type is lists of floats."""
+    """Whether the values in a column are lists of floats."""
     from pyarrow import types
 
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
@@ -103,18 +103,18 @@ def _is_id(kind: Any) -> bool:
 
 
 def _choose(path: Path, what: str, columns: Sequence[str]) -> str:
-    """The one column that may be meant; among several docids, the one with a usual name. Raises: InputError."""
+    """Return the only column that fits; among several for docids, the one with a usual name. Raises: InputError."""
     usual = [name for name in columns if name in ID_COLUMNS] if what == "docids" and len(columns) > 1 else columns
     if len(usual) != 1:
         kinds = {"vectors": "lists of floats", "docids": f"texts or whole numbers (one of {', '.join(ID_COLUMNS)})"}
-        there = f"{len(columns)} may be meant ({', '.join(columns)})" if columns else "there is none"
+        there = f"{len(columns)} columns fit ({', '.join(columns)})" if columns else "no column fits"
         hint = "; or give --docids FILE" if what == "docids" else ""
-        raise InputError(f"{path}: one column of {kinds[what]} is needed for {what}, {there[:QUOTED_UP_TO]}{hint}")
+        raise InputError(f"{path}: one column of {kinds[what]} is needed for {what}; {there[:QUOTED_UP_TO]}{hint}")
     return usual[0]
 
 
 def _read_rows(path: Path, table: Any, columns: tuple[str, str | None], docids: list[str]) -> Iterator[Vectors]:
-    """Read blocks of vectors, and add the docids beside them, if there are, to `docids`."""
+    """Yield blocks of vectors; append the docids of these rows, if the file has any, to the list `docids`."""
     import pyarrow
     from pyarrow.compute import list_value_length
 
@@ -134,7 +134,7 @@ def _read_rows(path: Path, table: Any, columns: tuple[str, str | None], docids: 
         dim = int(lengths_N[0]) if dim < 0 else dim
         if (other_N := np.flatnonzero((lengths_N != dim) | (lengths_N < 1))).size:
             length = max(lengths_N[other_N[0]], 0)
-            found = f"{length} numbers, the first row's {dim}; all need as many" if length else "no numbers"
+            found = f"{length} numbers, but {dim} are needed, as in the first row" if length else "no numbers"
             raise InputError(f"{path}, row {row + other_N[0]:,} (from 0): the vector in {vectors_name!r} has {found}")
         blank = next((place for place, name in enumerate(names) if name is None or not str(name).strip()), None)
         if blank is not None:

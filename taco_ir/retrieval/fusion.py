@@ -1,8 +1,8 @@
 """Fuses the rankings of several retrievers: by reciprocal ranks, or by scores with a weight for each task.
 
-Reciprocal ranks give all retrievers the same weight, so one that fails on a task (BM25 for mentions in context) spoils
-the results of the other. Weights are chosen on queries with gold: a few hundred per task are enough for one number
-(Bruch, Gai, Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023).
+Reciprocal ranks give all retrievers the same weight, so a retriever that fails on a task (BM25 on entity linking)
+spoils the fused ranking. Weights are chosen on queries with gold: a few hundred queries per task are enough for one
+number (Bruch, Gai, Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from taco_ir.encoders.config import ANY_TASK
 RRF_K = 60
 EVEN = 0.5
 WEIGHTS_FILE = "hybrid.json"
-OF_MODEL = "model"  # stands for the file in the model's folder
+OF_MODEL = "model"  # means the file in the model's folder
 GRID = tuple(step / 20 for step in range(21))
 
 
 class TaskWeight(NamedTuple):
-    """The weights with which the hits of a task's queries are fused.
+    """The weight for fusing dense and BM25 scores of one task, and its results on the queries that chose it.
 
     Attributes:
-        dense: weight of the dense scores, 0 to 1; BM25's weight is the rest.
-        queries: number of queries that it was chosen on.
-        hybrid, of_dense, of_bm25: scores on these queries with this weight, and of each retriever alone.
-        ties: how many other weights score the same.
-        p: p-value of the hybrid against the better of the two; too small, since the same queries chose the weight.
+        dense: weight of the dense scores, from 0 to 1; BM25 scores have the weight 1 - dense.
+        queries: number of queries that the weight was chosen on.
+        hybrid, of_dense, of_bm25: scores on these queries: of the fusion with this weight, of dense retrieval, of BM25.
+        ties: number of other weights with the same score.
+        p: p-value of the fusion against the better retriever; too small, since the same queries chose the weight.
     """
 
     dense: Annotated[float, 0]
@@ -48,7 +48,7 @@ class TaskWeight(NamedTuple):
     p: float | None = None
 
     def doubts(self, significant: float) -> list[str]:
-        """Reasons why other queries may ask for another weight, as phrases; p-values below `significant` are none."""
+        """List reasons why another weight may suit other queries better; p-values below `significant` are no reason."""
         better = "dense retrieval" if self.of_dense >= self.of_bm25 else "BM25"
         said = [f"{self.ties} of the {len(GRID) - 1} other weights score the same"] * (self.ties > 0)
         if self.p is not None and self.p >= significant:
@@ -57,13 +57,13 @@ class TaskWeight(NamedTuple):
 
 
 class HybridWeights(NamedTuple):
-    """The content of a file of weights; only `tasks` is required, so you can write one by hand.
+    """The content of a file of fusion weights. Only `tasks` is required, so the file can be written by hand.
 
     Attributes:
-        tasks: the weight of each task; `*`: all other queries.
-        hits: number of hits of each retriever, among which scores are normalised.
+        tasks: weights by task; `*` is the weight of all other queries.
+        hits: number of hits to fuse from each retriever; scores are scaled among these hits.
         measure: the measure that the weights maximise.
-        encoder, made_of: fingerprints of the encoder, collection and topics that they were chosen with.
+        encoder, made_of: fingerprint of the encoder, and names and fingerprints of the data, that chose the weights.
     """
 
     tasks: Mapping[str, TaskWeight]
@@ -74,7 +74,7 @@ class HybridWeights(NamedTuple):
 
     @classmethod
     def of_model(cls, folder: Path) -> HybridWeights:
-        """Read the weights that came with a model. Raises: InputError if it has none."""
+        """Read the fusion weights in a model's folder. Raises: InputError if it has none."""
         if not (folder / WEIGHTS_FILE).is_file():
             raise InputError(
                 f"--hybrid-weights {OF_MODEL}: there is no {WEIGHTS_FILE} in {folder}; taco_ir.search "
@@ -84,10 +84,10 @@ class HybridWeights(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> HybridWeights:
-        """Read a file of weights. Raises: InputError for other keys, or a weight that is not from 0 to 1."""
+        """Read a file of fusion weights. Raises: InputError for unknown keys, or a weight that is not from 0 to 1."""
         if not path.is_file():
             raise InputError(f"--hybrid-weights {path}: no such file; taco_ir.search --choose-weights writes one")
-        found = read_json(path, HybridWeights, "choose the weights anew, by search --choose-weights")
+        found = read_json(path, HybridWeights, "choose the weights again with search --choose-weights")
         for task, weight in found.tasks.items():
             if weight.dense > 1:
                 raise InputError(f"{path}: tasks.{task}.dense is {weight.dense:g}; it must be a number from 0 to 1")
@@ -96,15 +96,15 @@ class HybridWeights(NamedTuple):
 
     @property
     def by_task(self) -> dict[str, float]:
-        """The weight of dense scores by task."""
+        """The weight of the dense scores, by task."""
         return {task: weight.dense for task, weight in self.tasks.items()}
 
     def of(self, task: str) -> float:
-        """The weight of dense scores for queries of a task; 0.5 if the file has none for it."""
+        """Return the weight of dense scores for a task's queries; if there is none, the weight of `*`, or else 0.5."""
         return self.by_task.get(task, self.by_task.get(ANY_TASK, EVEN))
 
     def unknown(self, tasks: Iterable[str]) -> list[str]:
-        """Tasks without a weight."""
+        """Return the tasks that have no weight, sorted; an empty list if there is a weight for `*`."""
         return [] if ANY_TASK in self.tasks else sorted({task or "no task" for task in tasks if task not in self.tasks})
 
     def save(self, path: Path) -> None:
@@ -113,9 +113,9 @@ class HybridWeights(NamedTuple):
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
-    """Fuse runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
+    """Fuse runs: the score of a document is the sum over all runs of 1 / (k + rank), with ranks from 1.
 
-    Cormack, Clarke and Buettcher, SIGIR 2009.
+    All runs must rank passages, or all must rank pages. Paper: Cormack, Clarke and Buettcher, SIGIR 2009.
     """
     rankings = {}
     for qid in dict.fromkeys(qid for run in runs for qid in run.rankings):
@@ -129,10 +129,10 @@ def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Ru
 
 
 def weighted_fusion(dense: Run, bm25: Run, weight_of: Mapping[str, float], hits: int) -> Run:
-    """Fuse two runs of the same level by scores: weight x dense + (1 - weight) x BM25, with a weight for each query.
+    """Fuse the scores of two runs: weight x dense + (1 - weight) x BM25, with a weight for each query.
 
-    A query's scores in a run are scaled to 1 for the best hit and 0 for the last; a document missing from a run has 0.
-    A run with weight 0 contributes nothing, not even hits.
+    In each run, the scores of a query are scaled to 1 for the best hit and 0 for the last; a document that is missing
+    from a run has the score 0 there. A run with weight 0 contributes nothing, not even hits.
 
     Args:
         weight_of: weight of the dense run, by query id.
@@ -150,7 +150,7 @@ def weighted_fusion(dense: Run, bm25: Run, weight_of: Mapping[str, float], hits:
 
 
 def _scaled(ranking: Ranking) -> Iterator[tuple[str, float]]:
-    """Hits with their scores from 1 for the best to 0 for the last; 1 where all are equal."""
+    """Yield hits with scores scaled to 1 for the best hit and 0 for the last; to 1 for all hits if scores are equal."""
     if not len(ranking.docids):
         return iter(())
     scores_K = ranking.scores.astype(np.float64)
@@ -164,15 +164,15 @@ def choose_weights(
     score: Callable[[Run, Sequence[Query]], Mapping[str, float]],
     test: Callable[[Sequence[float], Sequence[float]], float],
 ) -> dict[str, TaskWeight]:
-    """Choose for each task the weight with the best score, among 0, .05, ... 1; ties go to the weight nearest .5.
+    """Choose for each task the weight with the best mean score, among 0, .05, ... 1; ties go to the weight nearest .5.
 
     Args:
-        parts: sets of queries with their dense and BM25 runs.
-        score: computes the value of each query in a run.
-        test: computes the p-value of two systems from their values of the same queries.
+        parts: sets of queries, each with its dense run and its BM25 run.
+        score: function that returns the value of each query in a run, by query id.
+        test: function that returns the p-value of two systems, from their values on the same queries.
 
     Raises:
-        InputError: where no query has gold.
+        InputError: if no query has gold.
     """
     values: dict[str, dict[float, list[float]]] = defaultdict(lambda: {weight: [] for weight in GRID})
     progress, done = Progress("weights", len(GRID) * len(parts), "fusions"), 0

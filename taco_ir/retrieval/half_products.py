@@ -1,7 +1,7 @@
 """Inner products in half precision for an exact search on an accelerator, where they are much faster than float32.
 
-Factors are rounded to half precision; sums are float32. The rounding error is bounded, so all passages that may be
-among the best hits are kept, and their scores are computed again: hits and scores are the same as with float32.
+Vectors are rounded to half precision, and sums are in float32. The rounding error has a bound, so all possible best
+hits are kept, and their scores are computed again. Hits and scores are therefore the same as with float32.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ QUERIES = 4096  # queries that are scored together
 
 
 class HalfPrecision:
-    """Inner products by torch on a device, for vectors in fp16 or bf16.
+    """Computes inner products on a device with torch, from vectors in fp16 (the default) or bf16.
 
     Queries are scaled to length 1 before the product, so that fp16 can represent them.
     """
 
-    threads = 1  # the device has its own
+    threads = 1  # the device has its own threads
 
     def __init__(self, dim: int, device: str, dtype: torch.dtype | None = None) -> None:
         import torch
@@ -35,7 +35,7 @@ class HalfPrecision:
         self.queries = QUERIES
         self._device, self._dtype = torch.device(device), dtype or torch.float16
         kind = torch.finfo(self._dtype)
-        # both factors are rounded, then their product: three times eps / 2, of two scores, and what fp16 rounds near 0
+        # rounding both factors and their product: 3 eps / 2 for each of two scores; and rounding near 0 in fp16
         near_zero = math.sqrt(dim) * kind.smallest_normal * kind.eps
         self.error = 3 * kind.eps * (1 + 2 * kind.eps) + 2 * near_zero + 2 * rounding(dim)
 

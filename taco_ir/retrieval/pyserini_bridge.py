@@ -1,6 +1,6 @@
-"""Encoders for Pyserini's Python API and commands, which match its interfaces without importing pyserini.
+"""Encoders for Pyserini's Python API and commands. They have Pyserini's interfaces, but do not import pyserini.
 
-Import this before Pyserini: it provides what Pyserini's first import needs, which is Java and a key that is never used.
+Import this module before Pyserini: it provides what Pyserini's import needs, which is Java and an API key (any text).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "d
 
 
 class TacoQueryEncoder:
-    """A query encoder for FaissSearcher and `--encoder-class taco`.
+    """A query encoder for Pyserini's FaissSearcher and its flag `--encoder-class taco`.
 
     Args:
         encoder_dir: model folder or name; None for the encoder that comes with the package.
-        prefix: Pyserini's --query-prefix: a task, if the model distinguishes tasks and this is one word; otherwise a
-            text to put before each query, followed by a space as in Pyserini.
+        prefix: Pyserini's --query-prefix: the task of the queries, if the model distinguishes tasks and this is one
+            word; otherwise a text to put before each query, followed by a space as in Pyserini.
         task: name or alias of the queries' task; None: no task.
-        pooling: for a plain Hugging Face model: its pooling, with the names of Pyserini's flag.
-        l2_norm: for a plain Hugging Face model: scale vectors to length 1.
+        pooling: pooling of a plain Hugging Face model: mean, cls or decoder, as for Pyserini's flag.
+        l2_norm: scale vectors to length 1; only for a plain Hugging Face model.
 
     Raises:
-        InputError: for a task unknown to both the model and KILT.
+        InputError: for a task that neither the model nor KILT knows.
 
     Examples:
         >>> encoder = taco_ir.TacoQueryEncoder(task="nq")  # FaissSearcher("index", encoder) searches with it
@@ -73,17 +73,17 @@ class TacoQueryEncoder:
         self._task = self.encoder.resolve(task)
 
     def encode(self, query: str, **_: Any) -> Vectors:
-        """One query: float32 [D]."""
+        """Encode one query: float32 [D]."""
         vector_D: Vectors = self.encode_batch([query])[0]
         return vector_D
 
     def encode_batch(self, queries: Sequence[str]) -> Vectors:
-        """Queries: float32 [B, D]."""
+        """Encode several queries: float32 [B, D]."""
         return self.encoder.encode_queries(queries, self._task)
 
 
 class TacoDocumentEncoder:
-    """A document encoder for Pyserini's `encode`; arguments as in TacoQueryEncoder."""
+    """A passage encoder for Pyserini's command `encode`. Its arguments mean the same as in TacoQueryEncoder."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class TacoDocumentEncoder:
     def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
         """Encode passages with the model's template: float32 [N, D].
 
-        Without titles, only the text is encoded. A single text is one passage, as in Pyserini's encoders.
+        Without titles, only the texts are encoded. A single text is one passage, as in Pyserini's encoders.
         """
         texts = [texts] if isinstance(texts, str) else texts
         titles = [titles] if isinstance(titles, str) else titles
@@ -125,11 +125,10 @@ def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) ->
 
 
 def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder: Path) -> None:
-    """Write `embedding.pkl` for `--encoded-queries`; its keys are the query texts as Pyserini's KILT reader returns
-    them.
+    """Write query vectors [B, D] to `embedding.pkl`, for Pyserini's `--encoded-queries`; keys are the queries' texts.
 
     Raises:
-        InputError: if two queries with different vectors have the same text in Pyserini.
+        InputError: if two queries with different vectors have the same text in Pyserini, which removes entity marks.
     """
     import numpy as np
     import pandas
@@ -149,7 +148,7 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
 
 
 class _Beforehand(MetaPathFinder):
-    """An import hook that finds nothing, but prepares for Pyserini when one of its modules is first imported."""
+    """An import hook that calls `prepare` when a module of Pyserini is first imported; it finds no modules itself."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
         if fullname.startswith("pyserini."):
@@ -157,7 +156,7 @@ class _Beforehand(MetaPathFinder):
 
 
 class _NoCatalogues(ModuleType):
-    """Pyserini's lists of indexes that it can download, all empty."""
+    """Replaces Pyserini's lists of indexes that it can download; all lists are empty."""
 
     def __getattr__(self, name: str) -> dict[str, Any]:
         if name.isupper():
@@ -166,10 +165,10 @@ class _NoCatalogues(ModuleType):
 
 
 def prepare() -> None:
-    """Make Pyserini importable wherever this package runs.
+    """Make Pyserini importable on this machine.
 
-    Starts Java, for which no JDK is needed. Sets the key (any text) that Pyserini 1.6 reads on import. Without network,
-    it replaces the lists of indexes that Pyserini 2.4 downloads on import.
+    Starts Java, for which no JDK is needed, and sets the API key (any text) that Pyserini 1.6 reads on import. Without
+    network, replaces the lists of indexes that Pyserini 2.4 downloads on import.
 
     Raises:
         InputError: if there is no Java.
@@ -189,7 +188,7 @@ if not any(name.startswith("pyserini.") for name in sys.modules):
 
 
 def _is_command(module: str) -> bool:
-    """Whether `python -m module` finds something to run: a module, or a package with a __main__."""
+    """Whether `python -m module` can run the module: a file, or a package with a __main__."""
     try:
         spec = importlib.util.find_spec(module)
         return spec is not None and (
@@ -200,7 +199,7 @@ def _is_command(module: str) -> bool:
 
 
 def run_pyserini(module: str, arguments: Sequence[str]) -> None:
-    """Run a Pyserini command in this process, with a working JVM and `--encoder-class taco`."""
+    """Run a Pyserini command in this process, with Java, and with `taco` as a value of `--encoder-class`."""
     prepare()
     if not _is_command(module):
         examples = "pyserini.search.faiss, pyserini.encode, pyserini.search.lucene"

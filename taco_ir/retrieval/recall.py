@@ -1,7 +1,7 @@
 """Chooses how far an approximate index must search to reach a recall, and stores the choice beside the index.
 
-A query's recall is the share of the truly best hits that a search finds. The least effort that reaches the recall on
-half of a sample of queries is chosen, and the recall is measured on the other half.
+The recall of a query is the fraction of its exact best hits that the search finds. The smallest effort that reaches the
+recall is chosen on half of a sample of queries; the other half measures the recall.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from taco_ir.core.processes import log
 from taco_ir.core.types import Vectors
 
 RECALL_FILE = "recall.json"
-SAMPLE = 512  # queries that are looked at, half of them to choose
-NEAR = 1.05  # the choice is at most this much above the least that reaches the recall
-PASSAGE_HITS = 100  # hits of a passage that is taken for a query
+SAMPLE = 512  # maximum number of queries in the sample
+NEAR = 1.05  # the choice is at most this many times the smallest value that reaches the recall
+PASSAGE_HITS = 100  # number of hits, where passages are used as queries
 HNSW, IVF = "efSearch", "nprobe"
 
 
 class Effort(NamedTuple):
-    """How far an index searches.
+    """How far an approximate index searches, chosen to reach a recall.
 
     Attributes:
-        parameter: efSearch for HNSW (the candidates that it keeps), or nprobe for IVF (the lists that it searches).
-        hits, recall: `parameter` was chosen to reach this recall with this number of hits.
-        found, queries: the recall measured on other queries, and how many these were.
+        parameter: name of the parameter: efSearch (HNSW, candidates to keep) or nprobe (IVF, lists to search).
+        hits, recall: `value` was chosen to reach this recall with this number of hits.
+        found, queries: the recall measured on other queries, and the number of these queries.
     """
 
     parameter: str
@@ -45,13 +45,13 @@ class Effort(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Effort | None:
-        """Read the choice for the index in a folder; None if there is none. Raises: InputError for other content."""
+        """Read the stored choice in an index folder; None if there is none. Raises: InputError for a broken file."""
         path = folder / RECALL_FILE
         return read_json(path, cls, "remove it") if path.is_file() else None
 
 
 class Knob(NamedTuple):
-    """The parameter of a faiss index that sets how far it searches, with the largest value that makes a difference."""
+    """The parameter that sets how far a faiss index searches: its object, its name, and its largest useful value."""
 
     owner: Any
     parameter: str
@@ -59,7 +59,7 @@ class Knob(NamedTuple):
 
     @classmethod
     def of(cls, index: Any) -> Knob | None:
-        """The parameter of an HNSW or IVF index; None for other indexes, which always search everything."""
+        """Return the parameter of an HNSW or IVF index; None for other indexes, which always search all vectors."""
         import faiss
 
         concrete = faiss.downcast_index(index)
@@ -73,12 +73,12 @@ class Knob(NamedTuple):
 
 
 def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall: float) -> Effort:
-    """Choose how far an index searches, and log its speed and recall.
+    """Choose how far an index must search to reach `recall`, and log its speed and recall.
 
     Args:
         index: an HNSW or IVF index of faiss.
         name: name of the index in messages.
-        queries_BD: the sample [B, D]; every second query chooses.
+        queries_BD: vectors of sampled queries [B, D]; every second query chooses, and the others measure.
 
     Raises:
         InputError: for any other index, a single query, or a recall that the index does not reach.
@@ -87,7 +87,7 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
     if knob is None:
         raise InputError(f"--recall {recall:g}: {name} is not an HNSW or IVF index, so it always searches all vectors")
     if len(queries_BD) < 2:
-        raise InputError(f"--recall {recall:g}: to choose takes at least two queries, better hundreds; one was given")
+        raise InputError(f"--recall {recall:g}: this needs at least two queries, better hundreds; one was given")
     hits = min(hits, int(index.ntotal))
     choosing_BD, measuring_BD = np.ascontiguousarray(queries_BD[::2]), np.ascontiguousarray(queries_BD[1::2])
     best_BK, _ = _search_all(index, knob, choosing_BD, hits)
@@ -100,7 +100,7 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
     while (found := reached(value)) < recall:
         if value >= knob.most:
             most = f"the largest {knob.parameter}, {value:,}, finds {found:.4f}"
-            raise InputError(f"--recall {recall:g}: {name} does not reach it ({most}); give less, or a larger index")
+            raise InputError(f"--recall {recall:g}: {name} does not reach it ({most}); give a lower --recall")
         below, value = value, min(2 * value, knob.most)
     while below and value > NEAR * below + 1:
         middle = (below + value) // 2
@@ -112,19 +112,19 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
     seconds = time.perf_counter() - start
     effort = Effort(knob.parameter, value, hits, recall, round(_recall(rows_BK, best_BK), 4), len(measuring_BD))
     count = len(measuring_BD)
-    said = "%s: %s %d finds %.4f of the %d best of %d other queries at %s a second; looking at all vectors, at %s"
+    said = "%s: %s %d finds %.4f of the %d best hits of %d other queries, %s queries a second; exact search: %s"
     rates = f"{count / seconds:,.0f}", f"{count / exhaustive:,.0f}"
     log.info(said, name, knob.parameter, value, effort.found, hits, count, *rates)
     return effort
 
 
 def spread(count: int) -> npt.NDArray[np.int64]:
-    """Evenly spaced positions of a sample among `count` queries or passages."""
+    """Return evenly spaced positions of a sample among `count` queries or passages; at most SAMPLE positions."""
     return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
 
 
 def _search_all(index: Any, knob: Knob, queries_BD: Vectors, hits: int) -> tuple[npt.NDArray[np.int64], float]:
-    """The rows of the best hits of all that an index holds, and the seconds that it took to look at all."""
+    """Return the rows of the best hits among all vectors of an index, and the seconds that this search took."""
     import faiss
 
     whole = index

@@ -1,4 +1,4 @@
-"""Searches a collection that is opened only once, so that single queries are answered in milliseconds."""
+"""Opens a collection once for many searches, so that single queries are answered in milliseconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Place = str | Path | Streamed | None
 
 
 class Hit(NamedTuple):
-    """A retrieved passage with its score; higher is better."""
+    """A passage that a search found: rank (from 1), score (higher is better), docid, page, title and text."""
 
     rank: int
     score: float
@@ -36,31 +36,31 @@ class Hits(tuple[Hit, ...]):
     """The hits of one query, best first: a tuple of `Hit`."""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame of the hits: rank, score, docid, page, title, text. Raises: InputError without pandas."""
+        """Return a DataFrame with columns rank, score, docid, page, title, text. Raises: InputError without pandas."""
         return to_frame({name: [getattr(hit, name) for hit in self] for name in Hit._fields})
 
 
 class Retriever:
     """Searches a collection with one retriever: answers single queries in milliseconds, or many at once.
 
-    Creating it loads the model and the index, which is built on first use and kept. The second single query makes two
-    copies that make later ones several times faster: an exact index's vectors in memory in fp16 (2 D N bytes, at most a
-    gigabyte; hits stay exact), and a gzipped passage file, decompressed in the data home.
+    Creating a Retriever loads the model and the index; a missing index is built first, and kept. The second single
+    query makes two copies that make later queries several times faster: of an exact index's vectors, in fp16 in memory
+    (2 D N bytes, at most a gigabyte; hits stay exact), and of a gzipped passage file, decompressed in the data home.
 
     Args:
         collection: an opened collection, or a name as for `open_collection`.
         model: a name or folder as for `load_encoder`, a `ModelChoice` with more settings, or a loaded encoder; None:
             the encoder that comes with the package.
         retriever: "dense", "bm25", or "hybrid", the fusion of both.
-        index: the folder of a dense index; None: an exact one, which is kept in the data home.
-        vectors: instead of an index, the folder of vectors that `encode` wrote; each search reads all of them.
-        weights: the fusion's weight for each task: a file from `search --choose-weights`, or "model" for the model's
-            own.
-        tasks: tasks of the queries to come, to be checked before an index is built.
+        index: folder of a dense index; None: an exact index, which is kept in the data home.
+        vectors: folder of vectors that `encode` wrote, to search instead of an index; each search reads all of them.
+        weights: file with the fusion weight of each task, from `search --choose-weights`, or "model" for the file in
+            the model's folder; None: fuse by reciprocal ranks.
+        tasks: tasks of later queries, to check them before an index is built.
 
     Raises:
-        InputError: for a missing collection, model or index, if they do not fit together, or a task that the model
-            cannot encode.
+        InputError: if the collection, the model or the index is missing, if they do not fit together, or if the model
+            cannot encode queries of one of the tasks.
 
     Examples:
         >>> retriever = taco_ir.Retriever("sample", retriever="bm25")
@@ -95,12 +95,12 @@ class Retriever:
             task: name or alias of the query's task, for a model with prompts or adapters for each task.
 
         Raises:
-            InputError: for an empty query, or a task that the model cannot encode for.
+            InputError: for an empty query, or a task that the model cannot encode.
         """
         return self.search_each(query, task, hits)[self._ranker.name]
 
     def search_each(self, query: str, task: str | None = None, hits: int = 10) -> dict[str, Hits]:
-        """As `search`, but returns hits by retriever: for "hybrid" also those of the two that it fuses."""
+        """Return the hits of one query by retriever; for "hybrid", also the hits of dense retrieval and of BM25."""
         check_value("hits", hits, int, {"min": 1})
         runs = self._ranker.search_each(as_topics(self.collection, [query], task), hits)
         self._ranker.forget()
@@ -121,13 +121,13 @@ class Retriever:
         """Rank passages for many queries at once.
 
         Args:
-            queries: a list of texts, which get the ids "1", "2" and so on; or of `Query`; or `Topics`; or the name of
-                topics of the collection, such as "nq-dev", or of a file of queries.
-            task: of the texts.
+            queries: a list of texts (their ids are "1", "2" and so on) or of `Query`; or `Topics`; or the name of
+                topics of the collection, such as "nq-dev"; or a file of queries.
+            task: task of all queries that are given as texts.
+            hits: maximum number of passages for each query.
 
         Raises:
-            InputError: for an empty text, an id that is given twice, unknown topics, or a task that the model cannot
-                encode for.
+            InputError: for an empty text, a repeated id, unknown topics, or a task that the model cannot encode.
         """
         return _run(self._ranker, as_topics(self.collection, queries, task), hits)
 
@@ -144,7 +144,7 @@ def search(
     weights: str | Path | None = None,
     hits: int = 100,
 ) -> Run:
-    """Search a collection once; for more searches, use a `Retriever`. Arguments are those of `Retriever` and its `run`.
+    """Search a collection once; for more searches, use a `Retriever`. Arguments are as in `Retriever` and its `run`.
 
     Raises:
         InputError: as in `Retriever` and `Retriever.run`.
@@ -163,11 +163,11 @@ def search(
 
 
 def _place(index: str | Path | None, vectors: str | Path | Streamed | None, retriever: str) -> Place:
-    """Where vectors are searched. Raises: InputError for two places, or for vectors that would not be searched."""
+    """Return the index or vectors to search. Raises: InputError if both are given, or vectors for BM25."""
     if vectors is None or isinstance(vectors, Streamed):
         return index if vectors is None else vectors
     if index is not None or retriever == BM25:
-        raise InputError(f"vectors {str(vectors)!r} are searched without an index, and not by {BM25}; leave one out")
+        raise InputError(f"vectors {str(vectors)!r} cannot be used with an index or {BM25}; leave one of them out")
     return Streamed(str(vectors))
 
 

@@ -1,4 +1,4 @@
-"""Retrievers, which rank passages for topics: dense, BM25, and their fusion. A first use builds their indexes."""
+"""Retrievers, which rank passages for topics: dense, BM25, and their fusion. Missing indexes are built on first use."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
-BATCH = 1024  # queries searched together; exact search reads the vectors once for as many
+BATCH = 1024  # queries searched together; exact search reads the vectors once for each batch
 
 
 Queries = str | Topics | Iterable[str | Query]
 
 
 def as_topics(collection: Collection, queries: Queries, task: str | None = None) -> Topics:
-    """Turn queries into topics.
+    """Convert queries to `Topics`.
 
     Args:
-        queries: texts, which get the ids "1", "2" and so on; `Query` values; topics; or the name of topics of the
-            collection, such as "nq-dev" or "all-dev", or of a file of queries. Any other text alone is one query.
-        task: of the texts.
+        queries: texts (their ids are "1", "2" and so on); `Query` objects; `Topics`; the name of topics of the
+            collection, such as "nq-dev" or "all-dev"; or a file of queries. Any other single text is one query.
+        task: task of all queries that are given as texts.
 
     Raises:
         InputError: for unknown topics, no queries, an empty text, or a repeated id.
@@ -64,44 +64,44 @@ def as_topics(collection: Collection, queries: Queries, task: str | None = None)
     texts = enumerate(queries, 1)
     found = [each if isinstance(each, Query) else Query(str(number), each.strip(), task) for number, each in texts]
     if not found or not all(query.text for query in found):
-        raise InputError("a query is empty; give a text" if found else "no queries; give a text, or several")
+        raise InputError("a query is empty; give a text" if found else "no queries; give one or more texts")
     if twice := [qid for qid, count in Counter(query.qid for query in found).items() if count > 1]:
         raise InputError(f"query id {twice[0]!r} is given twice; ids must be unique")
     return Topics("queries", task, found)
 
 
 class Ranker(ABC):
-    """Base class of retrievers, which rank passages for topics. They do not cache runs."""
+    """Base class of retrievers, which rank passages for topics. Retrievers do not cache runs."""
 
     name: str
 
     @property
     @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """Everything that this retriever's runs depend on, such as hashes of model and index."""
+        """Everything that this retriever's runs depend on, such as fingerprints of model and index, by name."""
 
     @abstractmethod
     def search(self, topics: Topics, hits: int) -> Run:
-        """At most `hits` passages for each query."""
+        """Rank at most `hits` passages for each query of `topics`."""
 
     def open(self) -> None:  # noqa: B027 - most load when they search
-        """Load everything that a search needs, and build a missing index."""
+        """Load everything that a search needs; build the index if it is missing."""
 
     def prepare(self, topics: Sequence[Topics], hits: int) -> None:  # noqa: B027 - most search one after the other
-        """Search for several topics at once, if that avoids reading the vectors again for each of them."""
+        """Search for several topics together, if that saves reading vectors again; `search` returns these results."""
 
     def forget(self) -> None:  # noqa: B027 - most keep nothing
-        """Remove the saved progress of a search that has finished."""
+        """Delete the intermediate results on disk of searches that have finished."""
 
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
-        """Raise InputError for queries that cannot be searched, before an index is built."""
+        """Raise InputError for queries that this retriever cannot search for. Does not build an index."""
 
     def search_each(self, topics: Topics, hits: int) -> dict[str, Run]:
-        """The runs of this retriever and of those that it fuses, by name."""
+        """Search, and return runs by name of the retriever; a fusion adds the runs of the retrievers that it fuses."""
         return {self.name: self.search(topics, hits)}
 
     def search_batches(self, topics: Topics, hits: int) -> Iterator[Run]:
-        """Yield the result of `search` in batches of queries, so that progress can be shown."""
+        """Search for the queries in batches, and yield the run of each batch, so that progress can be shown."""
         for start in range(0, len(topics.queries), BATCH):
             yield self.search(topics._replace(queries=topics.queries[start : start + BATCH]), hits)
 
@@ -112,7 +112,7 @@ def is_built(folder: Path) -> bool:
 
 
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
-    """Encode into `folder / "vectors"` and index into `folder / "index"` what is missing; `name` is the model's."""
+    """Encode a collection in `folder / "vectors"` and build `folder / "index"` if missing; `name`: the model's name."""
     if not is_built(folder):
         recipe = Recipe.of(collection.passages, name, encoder)
         encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
@@ -120,7 +120,7 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
 
 
 class DenseRetriever(Ranker):
-    """Searches with an encoder, in a faiss index (by default one kept in the data home) or in vectors on disk."""
+    """Encodes queries and searches a faiss index, by default one that is kept in the data home, or vectors on disk."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class DenseRetriever(Ranker):
         index: str | Path | Streamed | Shared | None = None,
     ) -> None:
         self._collection, self._folder, self._model = collection, index, model
-        self._ready: dict[str, tuple[int, Run]] = {}  # of topics that were searched together, and how many hits
+        self._ready: dict[str, tuple[int, Run]] = {}  # hits and run by fingerprint of topics, searched together
         self.name = model.name if isinstance(model, ModelChoice) else model_name(model.folder)
 
     @cached_property
@@ -138,7 +138,7 @@ class DenseRetriever(Ranker):
 
     @cached_property
     def _stream(self) -> VectorStream | None:
-        """The vectors that are searched without an index."""
+        """The vectors to search without an index; None if an index is searched."""
         place = self._folder
         if isinstance(place, Shared) and isinstance(self._model, ModelChoice):
             folder = place.folder or self._home / ("vectors" if is_built(self._home) else "shards")
@@ -150,7 +150,7 @@ class DenseRetriever(Ranker):
 
     @property
     def _home(self) -> Path:
-        """The folder of these vectors in the data home."""
+        """The folder in the data home for this collection's vectors and index with this encoder."""
         made_of = [self._collection.passages.fingerprint, self.encoder.passage_fingerprint]
         return data_home() / "dense" / fingerprint(made_of)
 
@@ -159,7 +159,7 @@ class DenseRetriever(Ranker):
         store, encoder, folder = self._collection.passages, self.encoder, self._home
         if isinstance(self._folder, str | Path):
             return DenseIndex(Path(self._folder), encoder, store.fingerprint)
-        if not is_built(folder):  # a data home that is complete may be read-only
+        if not is_built(folder):  # without a lock if complete: the data home may be read-only
             with exclusive(folder):
                 build_dense(self._collection, self.encoder, self.name, folder)
         return DenseIndex(folder / "index", encoder, store.fingerprint)
@@ -181,18 +181,18 @@ class DenseRetriever(Ranker):
         self._encoded([Query("", "?", task) for task in tasks])  # too short to be counted as truncated
 
     def _encoded(self, queries: Sequence[Query]) -> Vectors:
-        """Encode queries. Raises: InputError for a task that is unknown, or without a prompt or an adapter."""
+        """Encode queries. Raises: InputError for an unknown task, or a task without a prompt or an adapter."""
         try:
             return encode_topics(self._collection, self.encoder, queries)
         except InputError as error:
-            hint = "" if all(query.task for query in queries) else "; --task names the task of --query"
+            hint = "" if all(query.task for query in queries) else "; name the task of --query with --task"
             raise InputError(f"{error}{hint}") from error
 
     def reach(self, recall: float, topics: Sequence[Topics], hits: int) -> None:
         """Choose how far an approximate index must search to reach a recall on a sample of the queries.
 
         Raises:
-            InputError: for an index that always searches everything, or does not reach the recall.
+            InputError: for an index that always searches all vectors, or a recall that the index does not reach.
         """
         queries = [query for each in topics for query in each.queries]
         sample = [queries[place] for place in spread(len(queries)).tolist()]
@@ -227,7 +227,7 @@ class DenseRetriever(Ranker):
 
 
 class BM25Retriever(Ranker):
-    """Lucene's BM25 (k1 0.9, b 0.4) over title and text; its index is kept in the data home."""
+    """BM25 (k1 0.9, b 0.4) by Lucene over titles and texts. The index is kept in the data home."""
 
     name = choices.BM25
 
@@ -236,7 +236,7 @@ class BM25Retriever(Ranker):
 
     @cached_property
     def _folder(self) -> Path:
-        """The index of these passages and this Lucene, since an older one cannot read a newer one's files."""
+        """The folder of the index; it depends on Lucene's version, since an older one cannot read newer files."""
         made_of = [INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name]
         return data_home() / "bm25" / fingerprint(made_of)
 
@@ -246,18 +246,18 @@ class BM25Retriever(Ranker):
 
     @property
     def at_hand(self) -> bool:
-        """Whether its index exists or is quick to build, so that BM25 is compared by default."""
+        """Whether the index exists, or is quick to build; BM25 is then compared by default."""
         return self.built or self._collection.passages.count <= choices.COMPARED_UP_TO
 
     @cached_property
     def _index(self) -> BM25:
-        if not self.built:  # a data home that is complete may be read-only
+        if not self.built:  # without a lock if complete: the data home may be read-only
             with exclusive(self._folder):
                 self._build()
         return BM25(self._folder, self._collection.passages.fingerprint)
 
     def _build(self) -> None:
-        """Build the index, unless another process did meanwhile."""
+        """Build the index, if no other process has built it meanwhile."""
         if self.built:
             return
         store = self._collection.passages
@@ -315,7 +315,7 @@ class FusionRetriever(Ranker):
             retriever.forget()
 
     def _depth(self, hits: int) -> int:
-        """The hits of each retriever that are fused."""
+        """Return the number of hits that are fused from each retriever."""
         return hits
 
     def search(self, topics: Topics, hits: int) -> Run:
@@ -325,7 +325,7 @@ class FusionRetriever(Ranker):
         return self.complete_runs({}, topics, hits)
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """`runs` of these topics, with the missing runs of the fused retrievers and their fusion added."""
+        """Return `runs` of these topics, by retriever; add missing runs of the fused retrievers and of the fusion."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or self._fuse(list(parts.values()), topics, hits)}
 
@@ -351,7 +351,7 @@ class WeightedRetriever(FusionRetriever):
         return {"weights": self._weights.by_task, "hits": self._weights.hits, "of": self._parts}
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """As in any fusion; hits are fused at least to the depth at which the weights were chosen."""
+        """As in the base class, but with at least the number of hits that the weights were chosen with."""
         depth = self._depth(hits)
         if depth == hits:
             return super().complete_runs(runs, topics, hits)
@@ -364,13 +364,13 @@ class WeightedRetriever(FusionRetriever):
     def _fuse(self, runs: Sequence[Run], topics: Topics, hits: int) -> Run:
         dense, bm25 = runs
         if unknown := self._weights.unknown(query.task for query in topics.queries):
-            self._tell(f"--hybrid-weights: none for {', '.join(unknown)}; dense and BM25 count alike there")
+            self._tell(f"--hybrid-weights: no weight for {', '.join(unknown)}, so dense and BM25 get .5 each")
         if self._weights.encoder not in ("", encoder := self._dense.encoder.fingerprint):
             chosen = f"chosen with encoder {self._weights.encoder}, not with {encoder} ({self._dense.name})"
-            self._tell(f"--hybrid-weights: {chosen}; choose them anew to be sure")
+            self._tell(f"--hybrid-weights: {chosen}; choose them again to be sure")
         made = self._weights.made_of.get("collection")
         if isinstance(made, dict) and made.get("fingerprint") != self._collection.passages.fingerprint:
-            self._tell(f"--hybrid-weights: chosen on another collection, {made.get('name')}; choose them anew")
+            self._tell(f"--hybrid-weights: chosen on another collection, {made.get('name')}; choose them again")
         return weighted_fusion(dense, bm25, {query.qid: self._weights.of(query.task) for query in topics.queries}, hits)
 
     def _tell(self, warning: str) -> None:
@@ -398,15 +398,15 @@ class Retrievers(NamedTuple):
         """Create the retrievers; models and indexes are loaded on first use.
 
         Args:
-            index: the folder of a dense index, or vectors to search without one.
-            weights: a file with the hybrid's weight for each task, or `model` for the model's own; None: reciprocal
-                ranks.
+            index: folder of a dense index, or vectors to search; None: an exact index in the data home.
+            weights: file with the fusion weight of each task, or `model` for the file in the model's folder; None: fuse
+                by reciprocal ranks.
 
         Raises:
             InputError: for a folder without an index, incomplete vectors, or a file that does not contain weights.
         """
         if isinstance(index, Streamed):
-            VectorSet(Path(index.folder))  # whole, or refused before a model is loaded
+            VectorSet(Path(index.folder))  # refuses incomplete vectors before a model is loaded
         elif index is not None:
             require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
@@ -415,10 +415,10 @@ class Retrievers(NamedTuple):
         if weights != OF_MODEL:
             return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.read(Path(weights)), collection))
         folder = locate(model.model) if isinstance(model, ModelChoice) else model.folder
-        own = HybridWeights.of_model(folder)._replace(made_of={})  # meant for any collection
+        own = HybridWeights.of_model(folder)._replace(made_of={})  # a model's weights are for any collection
         return cls(dense, bm25, WeightedRetriever(dense, bm25, own, collection))
 
     def select(self, name: str) -> Ranker:
-        """The retriever with this name, one of `choices.RETRIEVERS`."""
+        """Return the retriever with this name, one of `choices.RETRIEVERS`."""
         retriever: Ranker = getattr(self, name)
         return retriever

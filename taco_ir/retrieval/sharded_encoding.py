@@ -1,4 +1,4 @@
-"""Encodes a collection in shards with an engine's workers; the files are the same, whichever worker writes them."""
+"""Encodes a collection in shards with several workers; the files do not depend on which worker writes them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from taco_ir.scale.engines import Engine, do_units
 from taco_ir.scale.units import State, Unit, require_shared
 
 KIND = "taco_ir.retrieval.sharded_encoding:ShardsOfPassages"
-MOST_SHARDS = 64  # of whole blocks: so many processes at most divide them
+MOST_SHARDS = 64  # maximum number of shards of whole blocks
 
 
 class ShardsOfPassages:
-    """A kind of work unit: encode one shard of a collection.
+    """A kind of work for the workers of an engine: encode one shard of a collection.
 
     Raises:
         InputError: if the worker's machine lacks a folder, or has other passages or another model.
@@ -34,7 +34,7 @@ class ShardsOfPassages:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         passages, model, output = Path(spec["passages"]), ModelChoice(**spec["model"]), Path(spec["output"])
-        named = [("--model", model.model), ("--base", model.base)]  # names of models are no places
+        named = [("--model", model.model), ("--base", model.base)]  # only folders, not names of models
         folders = [(flag, Path(name)) for flag, name in named if name and Path(name).is_absolute()]
         require_shared([("--collection", passages), ("--output", output), *folders])
         collection, encoder, recipe = Collection(spec["name"], passages, {}), model.load(), Recipe(**spec["recipe"])
@@ -46,7 +46,7 @@ class ShardsOfPassages:
 
     def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
         shard = Shard(number, of, self._together)
-        with exclusive(shard.folder(self._output)):  # waits for a worker that is ending
+        with exclusive(shard.folder(self._output)):  # waits for an earlier worker that is ending
             return self._shards.encode(shard, report)
 
     @staticmethod
@@ -66,13 +66,14 @@ def encode_shards(
     whole_blocks: int | None = None,
     recipe: Recipe | None = None,
 ) -> None:
-    """Encode the unfinished part of a collection in equal shards, with an engine's workers.
+    """Encode a collection in shards, each by one of several workers. Finished passages are not encoded again.
 
     Args:
-        shards: number of shards; None: as many as the folder has, or else several for each worker.
-        whole_blocks: passages of a block, none of which is divided between shards. So the blocks are those of a single
-            shard, to the last bit, although a vector depends a little on what is encoded with it. None: equal shards.
-        recipe: of the vectors; None: that of the model, which is loaded for it.
+        shards: number of shards; None: as in the folder or, if it has no shards, several for each worker.
+        open_engine: function that returns an engine, which starts the workers.
+        whole_blocks: number of passages in a block, if shards must not divide blocks; vectors are then exactly those of
+            a single shard, since a vector depends slightly on what is encoded with it. None: shards of equal size.
+        recipe: how the vectors are made; None: taken from the model, which is loaded for this.
 
     Raises:
         InputError: for a gzipped collection, a folder with other vectors or shards, or shards that no worker finished.
@@ -84,7 +85,7 @@ def encode_shards(
             found = {shard.of for shard in _shards_in(output)}
             shards = shards or (found.pop() if len(found) == 1 else most)
             if shards > 1 and not passages.reads_anywhere:
-                packed = f"{shards} shards cannot be read from gzip; unpack it first: gunzip {passages.path}"
+                packed = f"gzip cannot be read in {shards} shards; decompress it first: gunzip {passages.path}"
                 raise InputError(f"{passages.path}: {packed}")
             require_writable(output / "shards")
             spec = {
@@ -97,21 +98,21 @@ def encode_shards(
                 "rows_together": whole_blocks or 1,
             }
             _clear(output, shards, overwrite)
-            output.mkdir(parents=True, exist_ok=True)  # by which workers know that they share it
+            output.mkdir(parents=True, exist_ok=True)  # workers check that they see this folder
             units = [Unit(KIND, number, shards, spec) for number in range(1, shards + 1)]
             do_units(units, engine, "encode", "passages")
     finally:
-        with contextlib.suppress(OSError):  # as on a disk that cannot be written
+        with contextlib.suppress(OSError):  # for example, a read-only disk
             sweep(output)
 
 
 def encode_shared(
     collection: Collection, model: ModelChoice, encoder: Encoder, shared: Shared, output: Path
 ) -> Streamed:
-    """Encode a collection in shards of whole blocks, for a search by the same workers.
+    """Encode a collection with an engine's workers; return the vectors, to be searched by the same workers.
 
-    Vectors of another model or other passages are removed first. A gzip file of which no plain copy can be kept is one
-    shard.
+    Existing vectors of another model or other passages are deleted first. Several workers cannot share a gzipped
+    passage file, so it is decompressed in the data home; if that is not possible, one worker encodes all passages.
     """
     passages, engine = collection.passages, shared.engine
     recipe = Recipe.of(passages, model.name, encoder)
@@ -123,12 +124,12 @@ def encode_shared(
     encode_shards(collection, model, output, shards, lambda: engine, False, shared.block_rows, recipe)
     if engine.workers == 1:
         return Streamed(str(output), device=model.device, kept=output)
-    memory = resident_memory() + free_memory() // 2 // engine.workers  # they may be on one machine
+    memory = resident_memory() + free_memory() // 2 // engine.workers  # the workers may be on one machine
     return Streamed(str(output), memory, Shard(1, 1), model.device, lambda: engine, output)
 
 
 def _clear(output: Path, shards: int, overwrite: bool) -> None:
-    """Remove all shards with `overwrite`. Raises: InputError, without it, for those of another number of shards."""
+    """Delete all shards, with `overwrite`. Without it, raises InputError if there is another number of shards."""
     for shard in _shards_in(output):
         folder = shard.folder(output)
         if overwrite:
@@ -147,7 +148,7 @@ def _shards_in(output: Path) -> list[Shard]:
 
 
 def _with_whole_paths(model: ModelChoice) -> ModelChoice:
-    """The model by folders that mean the same in any working directory."""
+    """Return the choice with absolute paths, which are valid in any working directory."""
 
     def whole(value: str | None) -> str | None:
         return str(Path(value).absolute()) if value and Path(value).exists() else value

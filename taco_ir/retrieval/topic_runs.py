@@ -1,4 +1,4 @@
-"""Searches topics and writes their runs, each with a file beside it that records how it was made."""
+"""Searches for topics and writes run files; beside each run, a JSON file records how the run was made."""
 
 from __future__ import annotations
 
@@ -32,24 +32,26 @@ def search_topics(
     output: str | None = None,
     overwrite: bool = False,
 ) -> list[dict[str, Run]]:
-    """Search for each of the topics and write its run; returns runs by retriever, the requested one first.
+    """Search for topics and write their runs.
+
+    Returns for each of the topics a dict of runs by name of the retriever; the requested retriever comes first.
 
     Args:
-        output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
+        output: a run file, or a folder for several topics; None: default names in `runs`, which are overwritten.
 
     Raises:
         InputError: for topics that cannot be searched for, or an output made differently (without `overwrite`).
     """
     if request.compare and not any(topic.has_gold for topic in topics):
         names = " ".join(topic.name for topic in topics)
-        raise InputError(f"--compare needs gold to score against; {names} have none")
+        raise InputError(f"--compare scores runs, but {names} have no gold; leave --compare out")
     retrievers = Retrievers.of(collection, request.model, request.index, request.hybrid_weights)
     retriever = retrievers.select(request.retriever)
     outputs = [_Output.of(request, collection, topics, retrievers, output)]
     overwrite = overwrite or output is None
     compare = _compares(request, retrievers)
     judged = [topic for topic in topics if topic.has_gold]
-    if compare and output is None:  # what is compared has a default name, too
+    if compare and output is None:  # compared runs have default names, too
         also = (replace(request, retriever=name) for name in RETRIEVERS if name != request.retriever)
         outputs += [_Output.of(each, collection, judged, retrievers, None).without_better() for each in also]
     results: list[dict[str, Run]] = []
@@ -87,12 +89,12 @@ def search_topics(
             results.append(runs)
         retrievers.hybrid.forget()
     if retriever is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
-        log.warning("%d queries were longer than the model's limit and cut", cut)
+        log.warning("%d queries were longer than the model's limit and were cut", cut)
     return results
 
 
 def search_shard(request: SearchRequest, collection: Collection, topics: Sequence[Topics]) -> None:
-    """Search one shard of vectors on disk, and keep what is found for the search that puts all shards together.
+    """Search one shard of vectors on disk, and keep the results for the search that combines all shards.
 
     Raises:
         InputError: for topics that cannot be searched for.
@@ -111,10 +113,10 @@ def _compares(request: SearchRequest, retrievers: Retrievers) -> bool:
 
 
 class _Output(NamedTuple):
-    """Where the runs of one retriever go.
+    """The run files of one retriever.
 
     Attributes:
-        files: by name of the topics, the run file and what the user requested.
+        files: run file, and record of what the user requested, by name of the topics.
     """
 
     form: str
@@ -138,7 +140,7 @@ class _Output(NamedTuple):
         return cls(request.form, retrievers.select(request.retriever), files)
 
     def without_better(self) -> _Output:
-        """Without files that hold more hits for the same topics, of the same passages: these stay."""
+        """Leave out files that already hold more hits for the same topics and passages, so that these files stay."""
         kept = {}
         for name, (path, record) in self.files.items():
             there = read_record(path)
@@ -154,17 +156,17 @@ class _Output(NamedTuple):
     def refuse_others(self) -> None:
         """Raise InputError for runs that were made with another model or index."""
         for path, _ in self.files.values():
-            if record_path(path).is_file():  # a stopped search has none
+            if record_path(path).is_file():  # a search that was stopped has no record
                 refuse_other(path, read_record(path), self.maker)
 
     def write(
         self, topic: Topics, runs: Mapping[str, Run], collection: Collection, seconds: float | None = None
     ) -> None:
-        """Write this retriever's run of these topics, and its record."""
+        """Write this retriever's run of these topics, and the record of how it was made."""
         if topic.name not in self.files:
             return
         (path, record), run = self.files[topic.name], runs[self.retriever.name]
-        record_path(path).unlink(missing_ok=True)  # so that a run never has another's record
+        record_path(path).unlink(missing_ok=True)  # so that a run never has another run's record
         if self.form == "dpr":
             docids = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids)
             write_dpr(run, topic.queries, collection.passages.get(list(docids)), path)
@@ -175,10 +177,10 @@ class _Output(NamedTuple):
 
 
 def default_folder(collection: Collection) -> Path:
-    """The folder `runs/<name>`; if it has runs of another collection with that name, a short hash is added."""
+    """Return `runs/<name of the collection>`, with a short hash if this folder has runs of another collection."""
     plain, ours = Path("runs") / collection.name, collection.passages.fingerprint
     for path in plain.glob("*.json"):
-        if (run := path.with_suffix("")).is_file():  # what lies beside it is its record
+        if (run := path.with_suffix("")).is_file():  # the JSON file is the record of this run
             with suppress(InputError):
                 made = check_type(read_record(run), RunRecord, str(path), others=True)
                 if made.collection.fingerprint not in ("", ours):
@@ -189,7 +191,7 @@ def default_folder(collection: Collection) -> Path:
 def _run_paths(
     request: SearchRequest, collection: Collection, topics: Sequence[Topics], retrievers: Retrievers, output: str | None
 ) -> list[Path]:
-    """Where each run goes. If a default name has another model's run, path and retriever get a hash in their names."""
+    """Return the path of each run. A default name that another model's run has gets a hash, as does the retriever."""
     suffix = RUN_SUFFIXES[request.form]
     if output is not None:
         return named_paths(output, topics, suffix)
@@ -204,7 +206,7 @@ def _run_paths(
 
 
 def _record_request(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
-    """What the user requested; a run with an equal record may be written again."""
+    """Return a record of what the user requested; a run with an equal record may be written again."""
     weights = {"hybrid_weights": request.hybrid_weights} if request.hybrid_weights is not None else {}
     index = request.index
     place = {"vectors": index.folder} if isinstance(index, Streamed) else {"index": index}
@@ -226,21 +228,21 @@ def _warn_of_ties(topic: Topics, runs: dict[str, Run]) -> None:
 
 
 class Made(NamedTuple):
-    """A name with a fingerprint of its content."""
+    """A collection or topics in a run's record: the name, and a fingerprint of the content."""
 
     name: str = ""
     fingerprint: str = ""
 
 
 class Inputs(NamedTuple):
-    """What a retriever used: an encoder, or the inputs of the retrievers that it fuses."""
+    """What a retriever used, in a run's record: its encoder or, for a fusion, the inputs of the fused retrievers."""
 
     encoder: str = ""
     of: tuple[dict[str, Any], ...] = ()
 
 
 class RunRecord(NamedTuple):
-    """The keys read from the record beside a run."""
+    """Keys that are read from a run's record, the JSON file on how the run was made."""
 
     collection: Made = Made()
     topics: Made = Made()
@@ -250,12 +252,12 @@ class RunRecord(NamedTuple):
 
 
 def record_path(run: Path) -> Path:
-    """The file beside a run that records how it was made."""
+    """Return the path of a run's record: the JSON file beside the run on how it was made."""
     return run.with_name(run.name + ".json")
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """The names and fingerprints of a run's collection and topics, in the form of its record."""
+    """Return names and fingerprints of a run's collection and topics, as they stand in its record."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
@@ -263,10 +265,9 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
 
 
 def find_foreign(record: Mapping[str, Any], collection: Collection, topics: Topics) -> str:
-    """Describes how a run's record differs from this collection, or from topics that have changed since; "" if it does
-    not.
+    """Describe how a run's record differs from this collection or from these topics; "" if it does not differ.
 
-    Topics of another name are not a difference, since a file may be for several.
+    Topics of another name are not compared, since one run file may be for several topics.
     """
     ours = made_of(collection, topics)
     for key in ("collection", "topics"):
@@ -280,14 +281,14 @@ def find_foreign(record: Mapping[str, Any], collection: Collection, topics: Topi
 
 
 def models_of(record: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the models in a record: encoders, also inside a fusion, and a reader."""
+    """Return fingerprints of the models in a run's record: encoders, also of fused retrievers, and a reader."""
     inputs = record.get("inputs", {})
     found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
     return [*found, *([str(record["reader"])] if "reader" in record else [])]
 
 
 def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
-    """Add a short hash of the models to default names if a run of another model already has one of these names."""
+    """Return the paths, with a short hash of `models` in all names if another model's run has one of the names."""
     if all(not path.exists() or models_of(read_record(path)) in ([], list(models)) for path in paths):
         return list(paths)
     ending = f"-{fingerprint(list(models))[:SHORT]}{suffix}"
@@ -295,7 +296,7 @@ def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> 
 
 
 def read_record(run: Path) -> Mapping[str, Any]:
-    """The record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
+    """Read a run's record; empty if it has none. Raises: InputError if the record is not valid JSON."""
     path = record_path(run)
     if not path.is_file():
         return {}
@@ -305,7 +306,7 @@ def read_record(run: Path) -> Mapping[str, Any]:
 
 
 def named_paths(output: str, topics: Sequence[Topics], suffix: str) -> list[Path]:
-    """The output paths for topics if the user names an output: a file for one, a folder for several.
+    """Return the run file of each of the topics for the user's `output`: a file for one, a folder for several.
 
     Raises:
         InputError: for several topics with a file.

@@ -1,10 +1,10 @@
 """Exact search of vectors on disk, for collections larger than memory: each block is read once for all queries.
 
-    <data home>/searches/KEY/shard-2-of-8.safetensors      what a process has found so far, and in which blocks
+    <data home>/searches/KEY/shard-2-of-8.safetensors      hits that a process has found so far, and searched blocks
 
-KEY is a hash of vectors, queries and hits. A stopped search continues from its file, which is written once a minute.
-Several processes can search a shard each, and a last one combines their results. Hits and scores are those of a Flat
-index.
+KEY is a hash of the vectors, the queries and the number of hits. A stopped search continues from its file, which is
+written once a minute. Several processes can search one shard each; a last process then combines their results. Hits and
+scores are the same as with a Flat index.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from taco_ir.retrieval.vectors import Lines, Shard, VectorSet
 from taco_ir.scale.engines import Engine, do_units
 from taco_ir.scale.units import State, Unit, require_shared
 
-SAVE_EVERY = 60.0  # seconds between two writes of what was found
-SCORE_BYTES = 24  # of a score while a block is scored: its copies, and places of those that are kept
-HIT_BYTES = 60 * (CROWD + 1)  # of a hit while candidates are kept and sorted
-DOCID_BYTES = 100  # of a hit at the end
+SAVE_EVERY = 60.0  # seconds between two writes of results to disk
+SCORE_BYTES = 24  # for a score while a block is scored: copies, and positions of candidates
+HIT_BYTES = 60 * (CROWD + 1)  # for a hit while candidates are kept and sorted
+DOCID_BYTES = 100  # for a hit at the end
 PART, QUERIES = "shard-*-of-*.safetensors", "queries.npy"
 KIND = "taco_ir.retrieval.vector_stream:ShardsOfVectors"
 
 
 class VectorStream:
-    """Vectors that `encode` wrote, opened for a search that reads them from disk.
+    """Passage vectors that `encode` wrote, opened for an exact search that reads them from disk.
 
     Raises:
-        InputError: on opening, for missing shards, or vectors of another encoder or collection.
+        InputError: on opening, if shards are missing, or if another encoder or another collection made the vectors.
     """
 
     def __init__(self, place: Streamed, encoder: Encoder | None = None, collection: str | None = None) -> None:
@@ -61,8 +61,8 @@ class VectorStream:
         self._kept: list[Path] = []
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking] | None:
-        """The `hits` passages with the largest inner products for each query; None if only one of several shards is
-        searched.
+        """Return for each query a ranking of the `hits` passages with the largest inner products; None if this process
+        searches only one of several shards.
 
         Raises:
             InputError: if memory is too small for a block, a block was altered, or another process is searching this
@@ -72,7 +72,7 @@ class VectorStream:
         together = self._fitting(len(queries_BD), hits)
         parts = [queries_BD[start : start + together] for start in range(0, len(queries_BD), together)]
         if len(parts) > 1:
-            log.info("memory has room for %s queries: vectors are read %d times", f"{together:,}", len(parts))
+            log.info("memory has room for %s queries at once: vectors are read %d times", f"{together:,}", len(parts))
         found: list[Ranking] = []
         for part_BD in parts:
             made_of = self._made_of(part_BD, hits)
@@ -89,7 +89,7 @@ class VectorStream:
         return {"vectors": self.fingerprint, "queries": asked, "hits": hits}
 
     def _give(self, queries_BD: Vectors, hits: int, folder: Path, open_engine: Callable[[], Engine]) -> None:
-        """Let the workers of an engine search all shards. Raises: InputError for shards that nobody could search."""
+        """Let an engine's workers search all shards. Raises: InputError if no worker could search one of them."""
         with writing(folder / QUERIES, "wb") as sink:
             np.save(sink, queries_BD, allow_pickle=False)
         blocks = len(self._vectors.block_rows)
@@ -105,13 +105,13 @@ class VectorStream:
             do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "search", "blocks")
 
     def forget(self) -> None:
-        """Remove the files of finished searches."""
+        """Delete the intermediate results on disk of searches that have finished."""
         for folder in self._kept:
             shutil.rmtree(folder, ignore_errors=True)
         self._kept.clear()
 
     def _fitting(self, queries: int, hits: int) -> int:
-        """How many queries are searched together in the memory that there is. Raises: InputError for too little."""
+        """Return how many queries fit into memory together. Raises: InputError if memory is too small for a block."""
         used, rows, dim = resident_memory(), max(self._vectors.block_rows), self.recipe.dim
         memory = used + free_memory() // 2 if self._place.memory is None else self._place.memory
         scored = min(queries, self._products.queries * self._products.threads)
@@ -127,10 +127,10 @@ class VectorStream:
     def search_shard(
         self, queries_BD: Vectors, hits: int, folder: Path, shard: Shard, report: Callable[[int], None] | None = None
     ) -> list[Ranking]:
-        """Search one shard and keep the results in `folder`; returns rankings if there is no other shard.
+        """Search one shard, keep results in `folder`, and return rankings; an empty list if there are other shards.
 
         Args:
-            report: called with the number of finished blocks; None: show a progress line.
+            report: function to call with the number of finished blocks; None: show a progress line.
 
         Raises:
             InputError: if a block was altered or, without `report`, if another process is searching this shard.
@@ -151,11 +151,11 @@ class VectorStream:
             return list(search.rankings())
 
     def _take(self, search: ExactSearch, own: Path, others: bool) -> set[int]:
-        """Give a search what was found before, by this process or all; the blocks in which that was."""
+        """Add earlier results of this process, and with `others` of all, to a search; return the searched blocks."""
         done: set[int] = set()
         paths = [own, *(sorted(own.parent.glob(PART)) if others else [])]
         for path in dict.fromkeys(paths):
-            with exclusive(path):  # waits for a process that searches its shard now
+            with exclusive(path):  # waits for a process that is searching this shard
                 part = Part.read(path)
             if part is not None and done.isdisjoint(part.blocks):
                 search.put(part.found, part.longest)
@@ -170,7 +170,7 @@ class VectorStream:
         keep: Callable[[Part], None],
         report: Callable[[int], None] | None,
     ) -> None:
-        """Search the blocks that are left, keeping what is found on disk from time to time."""
+        """Search the blocks that are left, and write results to disk from time to time."""
         rows = self._vectors.block_rows
         progress = Progress("search", sum(rows[number] for number in left), "passages") if report is None else None
         seen, saved = 0, time.monotonic()
@@ -188,7 +188,7 @@ class VectorStream:
 
 
 class ShardsOfVectors:
-    """A kind of work unit: search one shard of vectors on disk for queries in a file.
+    """A kind of work for the workers of an engine: search one shard of vectors for the queries in a file.
 
     Raises:
         InputError: if the worker's machine lacks a folder.
@@ -213,7 +213,7 @@ class ShardsOfVectors:
 
 
 class StoredDocids:
-    """Docids in files with one docid per line; only the requested rows are read."""
+    """The docids of all rows, in files with one docid per line; only the requested rows are read."""
 
     def __init__(self, paths: Sequence[Path], starts: npt.NDArray[np.int64]) -> None:
         self._paths, self._starts = paths, starts
@@ -227,11 +227,11 @@ class StoredDocids:
 
 
 class Part(NamedTuple):
-    """The candidates that a process has found in some blocks.
+    """Intermediate results of a search on disk: the candidates found so far.
 
     Attributes:
-        blocks: numbers of the blocks.
-        longest: the largest norm of a vector in them.
+        blocks: numbers of the blocks that were searched.
+        longest: the largest norm of a vector in these blocks.
     """
 
     blocks: list[int]
@@ -244,7 +244,7 @@ class Part(NamedTuple):
 
     @staticmethod
     def count(path: Path) -> int:
-        """The number of searched blocks that a file records; 0 if it is missing or cannot be read."""
+        """Return the number of searched blocks that a file records; 0 if it is missing or cannot be read."""
         from safetensors import SafetensorError, safe_open
 
         with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(path, "np") as stored:
@@ -266,7 +266,7 @@ class Part(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Part | None:
-        """Read a part; None if there is none. A damaged part is reported, and its blocks are searched again."""
+        """Read intermediate results; None if the file is missing or damaged, so that its blocks are searched again."""
         from safetensors import SafetensorError, safe_open
 
         if not path.is_file():
@@ -278,7 +278,7 @@ class Part(NamedTuple):
             if facts["sha256"] == _digest(facts["part"], tensors) and (said := json.loads(facts["part"])):
                 found = Candidates(tensors["query"].astype(np.intp), tensors["row"].astype(np.intp), tensors["score"])
                 return cls(said["blocks"], found, said["longest"])
-        log.warning("%s: altered or cut; its blocks are searched again", path)
+        log.warning("%s: the file is damaged; its blocks are searched again", path)
         return None
 
 

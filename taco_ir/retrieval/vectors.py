@@ -2,7 +2,7 @@
 
     DIR/shard-2-of-8/manifest.json      recipe, row range, SHA-256 of every finished block
     DIR/shard-2-of-8/00000.npy          fp16 [rows, D], read by memory map
-    DIR/shard-2-of-8/00000.docids       one docid a line
+    DIR/shard-2-of-8/00000.docids       one docid per line
 
 A block is complete before it is added to the manifest, so every listed block is complete.
 """
@@ -33,12 +33,12 @@ Block = tuple["np.memmap[Any, np.dtype[np.float16]]", list[str]]
 
 
 class Recipe(NamedTuple):
-    """How vectors were made; two sets of vectors can be used together only if their recipes are equal."""
+    """How passage vectors were made (passages, encoder, template); vectors of different recipes cannot be mixed."""
 
-    collection: str
-    passages: Annotated[int, 1]
-    model: str
-    encoder: str
+    collection: str  # fingerprint of the passages
+    passages: Annotated[int, 1]  # their number
+    model: str  # its name
+    encoder: str  # fingerprint of the passage encoder
     template: str
     dim: int
 
@@ -48,11 +48,11 @@ class Recipe(NamedTuple):
         return cls(passages.fingerprint, passages.count, model, *made_by)
 
     def is_of(self, encoder: Encoder) -> bool:
-        """Whether this encoder made the vectors, or would have in another number format, which changes them little."""
+        """Whether this encoder made the vectors, perhaps in another number format, which changes vectors slightly."""
         return self.encoder in (encoder.passage_fingerprint, *encoder.rounded_fingerprints)
 
     def require(self, where: str, encoder: Encoder | None, collection: str | None) -> None:
-        """Raise InputError, which begins with `where`, for vectors of another encoder or of another collection."""
+        """Raise InputError, beginning with `where`, if another encoder or collection made the vectors; None: any."""
         if encoder is not None and not self.is_of(encoder):
             raise InputError(
                 f"{where}: its vectors were made by encoder {self.encoder} ({self.model}), but the given model is "
@@ -66,12 +66,12 @@ class Recipe(NamedTuple):
 
     @property
     def compared(self) -> dict[str, Any]:
-        """The parts of a recipe that must be equal: everything except the model's name."""
+        """The values of a recipe that must be equal: all except the model's name."""
         return {key: value for key, value in self._asdict().items() if key != "model"}
 
 
 class Shard(NamedTuple):
-    """One of `of` shards of a collection, numbered from 1; of `rows_together` passages, all or none are in it."""
+    """A shard of a collection, such as number 2 of 8; a group of `rows_together` passages is never divided."""
 
     number: int
     of: int
@@ -79,7 +79,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse a text: `2/8` is the second of eight shards. Raises: InputError."""
+        """Parse a text such as `2/8`, the second of eight shards. Raises: InputError for another form."""
         matched = re.fullmatch(r"(\d+)/(\d+)", text)
         shard = cls(int(matched[1]), int(matched[2])) if matched else cls(0, 0)
         if not 1 <= shard.number <= shard.of:
@@ -96,21 +96,21 @@ class Shard(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Passages of a collection, from row `start` up to `stop`."""
+    """The passages of a shard: rows `start` to `stop` - 1 of the collection."""
 
     start: int
     stop: int
 
 
 class BlockHashes(NamedTuple):
-    """SHA-256 of a block's two files, by their suffixes."""
+    """SHA-256 of a block's two files, named by their suffixes."""
 
     npy: str
     docids: str
 
 
 class StoredBlock(NamedTuple):
-    """A finished block: the stem of its files, the number of its passages, and its hashes."""
+    """A finished block: name of its files without suffix, number of passages, and hashes of the files."""
 
     name: str
     rows: Annotated[int, 1]
@@ -118,7 +118,7 @@ class StoredBlock(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The content of a shard's manifest.json."""
+    """The content of a shard's manifest.json: recipe, rows, number format, and finished blocks."""
 
     recipe: Recipe
     rows: Rows
@@ -127,7 +127,7 @@ class Manifest(NamedTuple):
 
 
 class ShardWriter:
-    """Writes a shard block by block, continuing from where an earlier process stopped.
+    """Writes the vectors of a shard block by block; continues where an earlier process stopped.
 
     Args:
         block_rows: number of passages in a block; None: BLOCK_ROWS.
@@ -163,7 +163,7 @@ class ShardWriter:
         """Encode and write `passages`, which must start at the first unfinished row.
 
         Raises:
-            InputError: for vectors that fp16 cannot hold.
+            InputError: for vectors with numbers that are too large for fp16.
         """
         stream = iter(passages)
         while block := list(islice(stream, self._block_rows)):
@@ -171,7 +171,7 @@ class ShardWriter:
             with np.errstate(over="ignore"):
                 halves_ND = vectors_ND.astype(np.float16)
             if not np.isfinite(halves_ND).all():
-                problem = f"vectors of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504)"
+                problem = f"values of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504)"
                 raise InputError(f"{self.folder}: {problem}; encode with --normalize")
             self._append(halves_ND, [passage.docid for passage in block])
             report(self.done)
@@ -193,13 +193,13 @@ class ShardWriter:
 
 
 def empty_shard(folder: Path) -> None:
-    """Remove the files of a shard's folder, if there is one: the manifest before the blocks that it names."""
+    """Delete the files in a shard's folder, if it exists: the manifest first, then the blocks that it names."""
     for path in sorted(folder.iterdir() if folder.is_dir() else (), reverse=True):
         path.unlink()
 
 
 def rows_done(folder: Path, recipe: Recipe) -> int | None:
-    """The number of encoded passages in a shard's folder; None without a manifest.
+    """Return the number of encoded passages in a shard's folder; None if the folder has no manifest.
 
     Raises:
         InputError: for vectors of another recipe.
@@ -218,7 +218,7 @@ class VectorSet:
         block_rows: the number of rows of each block, in row order.
 
     Raises:
-        InputError: on opening, if shards are missing, unfinished or of different recipes.
+        InputError: on opening, if shards are missing, unfinished, or made in different ways.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -233,8 +233,8 @@ class VectorSet:
         row = 0
         for path, manifest in self._shards:
             if difference := first_difference(manifest.recipe._asdict(), self.recipe.compared):
-                others = f"made otherwise than the other shards ({difference})"
-                raise InputError(f"{path}: {others}; encode all of them alike")
+                others = f"made differently from the other shards ({difference})"
+                raise InputError(f"{path}: {others}; encode all shards with the same flags")
             start, stop = manifest.rows
             done = sum(block.rows for block in manifest.blocks)
             if start < row:
@@ -252,11 +252,11 @@ class VectorSet:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all vectors and docids, from their manifests."""
+        """Hash of all vectors and docids, from the hashes in their manifests."""
         return fingerprint([self.recipe.compared, [block.sha256 for _, block in self._blocks]])
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Yield blocks in row order from block `start` on, checking their hashes.
+        """Yield the vectors (fp16 [rows, D]) and docids of each block from number `start` on, and check their hashes.
 
         Raises:
             InputError: naming a block that was cut or changed.
@@ -264,20 +264,20 @@ class VectorSet:
         return map(self.block, range(start, len(self._blocks)))
 
     def block(self, number: int) -> Block:
-        """Read one block, checking its hashes. Raises: InputError naming a file that was cut or altered."""
+        """Read vectors and docids of one block, and check their hashes. Raises: InputError naming a changed file."""
         return _read_block(*self._blocks[number])
 
     def paths(self, suffix: str) -> list[Path]:
-        """The files of all blocks with this suffix, "npy" or "docids", in row order."""
+        """Return the files of all blocks with this suffix, "npy" or "docids", in row order."""
         return [path / f"{block.name}.{suffix}" for path, block in self._blocks]
 
     def verify(self) -> int:
-        """Check the hashes of all blocks; returns their number. Raises: InputError naming a changed one."""
+        """Check the hashes of all blocks, and return the number of blocks. Raises: InputError naming a changed file."""
         return sum(1 for _ in self.blocks())
 
 
 class Lines:
-    """The lines of a text file, read by arrays of line numbers; other lines are not read."""
+    """The lines of a text file, read by arrays of line numbers (from 0); other lines are not decoded."""
 
     def __init__(self, path: Path) -> None:
         self._bytes: Any = np.memmap(path, np.uint8, "r")
@@ -310,5 +310,5 @@ def _read_block(folder: Path, block: StoredBlock) -> Block:
 
 
 def _manifest(shard: Path) -> Manifest:
-    """Read a shard's manifest. Raises: InputError for a file that is none."""
+    """Read a shard's manifest. Raises: InputError for a file that is not a manifest."""
     return read_json(shard / "manifest.json", Manifest, f"remove {shard} and encode it again")

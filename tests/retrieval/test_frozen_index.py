@@ -252,12 +252,12 @@ def test_bits_and_an_empty_index_are_refused(tmp_path: Path) -> None:
     faiss.write_index(faiss.IndexFlatIP(DIM), str(tmp_path / "empty"))
     with pytest.raises(InputError, match="bits: a binary faiss index .IBxF.; its vectors must be floats"):
         open_frozen_index(tmp_path / "bits", write_ids(tmp_path))
-    with pytest.raises(InputError, match="empty: this index holds no vectors"):
+    with pytest.raises(InputError, match="empty: this index has no vectors"):
         open_frozen_index(tmp_path / "empty", write_ids(tmp_path))
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "index").write_bytes(b"null")  # what faiss writes for no index, and reads as none
     (tmp_path / "theirs" / "docid").write_text("a\n")
-    with pytest.raises(InputError, match="index: this index holds no vectors"):
+    with pytest.raises(InputError, match="index: this index has no vectors"):
         open_frozen_index(tmp_path / "theirs")
 
 
@@ -296,7 +296,7 @@ def test_a_flipped_bit_in_the_head_of_a_faiss_file_does_not_end_the_process(tmp_
 def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, layout: str, value: float) -> None:
     bad_ND = VECTORS.copy()
     bad_ND[1234, 3] = value
-    with pytest.raises(InputError, match="vector 1,234 .of 0..1,499. has a number that is not finite"):
+    with pytest.raises(InputError, match="vector 1,234 .of 0..1,499. has an infinite or NaN value"):
         made(tmp_path, layout, bad_ND)
 
 
@@ -356,10 +356,10 @@ def test_columns_are_chosen_only_where_one_may_be_meant(tmp_path: Path) -> None:
     given = open_frozen_index(write_parquet(path, lists, title=DOCIDS, text=DOCIDS), write_ids(tmp_path))
     assert list(given.docids) == DOCIDS and np.array_equal(given.block(0, N), VECTORS)
     for columns, said in (
-        ({"title": DOCIDS, "text": DOCIDS}, "one column of texts or whole numbers .* 2 may be meant .title, text."),
-        ({"id": DOCIDS, "docid": DOCIDS}, "2 may be meant .id, docid.; or give --docids FILE"),
-        ({"more": [[0.5]] * N, "id": DOCIDS}, "one column of lists of floats is needed for vectors, 2 may be meant"),
-        ({"weight": [0.5] * N}, "one column of texts or whole numbers .* there is none"),
+        ({"title": DOCIDS, "text": DOCIDS}, "one column of texts or whole numbers .* 2 columns fit .title, text."),
+        ({"id": DOCIDS, "docid": DOCIDS}, "2 columns fit .id, docid.; or give --docids FILE"),
+        ({"more": [[0.5]] * N, "id": DOCIDS}, "one column of lists of floats is needed for vectors; 2 columns fit"),
+        ({"weight": [0.5] * N}, "one column of texts or whole numbers .* no column fits"),
     ):
         with pytest.raises(InputError, match=f"vectors.parquet: .*{said}"):
             open_frozen_index(write_parquet(path, lists, **columns))
@@ -368,10 +368,10 @@ def test_columns_are_chosen_only_where_one_may_be_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({1200: [0.5] * 3}, r"row 1,200 .from 0.: the vector in 'vector' has 3 numbers, the first row's 16"),
+        ({1200: [0.5] * 3}, r"row 1,200 .from 0.: the vector in 'vector' has 3 numbers, but 16 are needed"),
         ({1200: None}, r"row 1,200 .from 0.: the vector in 'vector' has no numbers"),
         ({0: []}, r"row 0 .from 0.: the vector in 'vector' has no numbers"),
-        ({7: [np.nan] * 16}, "vector 7 .of 0..1,499. has a number that is not finite"),
+        ({7: [np.nan] * 16}, "vector 7 .of 0..1,499. has an infinite or NaN value"),
     ],
 )
 def test_lists_that_are_no_matrix_are_refused(tmp_path: Path, change: dict[int, Any], said: str) -> None:
@@ -400,7 +400,7 @@ def test_what_is_no_index_is_told_with_what_was_looked_for(tmp_path: Path) -> No
             "none",
             "no such file or folder; give a folder with shard-i-of-n .our vectors., .* or a faiss index, .npy matrix",
         ),
-        ("folder", "no index is there; a folder needs .* index with docid .Pyserini."),
+        ("folder", "this folder has no index, which would be .* index with docid .Pyserini."),
         ("pickle", "none of .*: a pickle, which is never read"),
         ("zip", "none of .*: an archive"),
         ("text", "none of faiss index, .npy matrix, parquet file: it begins with b'0.1 0.2"),
@@ -423,7 +423,7 @@ def test_docids_are_asked_for_and_refused_where_there_are_some(tmp_path: Path) -
             open_frozen_index(tmp_path / path, write_ids(tmp_path))
     (tmp_path / "pyserini" / "shard-1-of-1").mkdir()
     (tmp_path / "pyserini" / "shard-1-of-1" / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="it holds several layouts .vectors, pyserini."):
+    with pytest.raises(InputError, match="it has files of several layouts .vectors, pyserini."):
         open_frozen_index(tmp_path / "pyserini")
 
 
@@ -497,7 +497,7 @@ def test_vectors_of_another_encoder_are_told_from_those_of_this(tmp_path: Path, 
         InputError, match="for 10 passages, its vectors differ from those of this encoder .median cosine"
     ):
         compare_texts(index, Stored(VECTORS @ turned), ten)
-    with pytest.raises(InputError, match="its vectors have 16 dimensions, the encoder's vectors have 8"):
+    with pytest.raises(InputError, match="its vectors have 16 dimensions, the encoder's 8"):
         compare_texts(index, Stored(VECTORS[:, :8]), ten)
-    with pytest.raises(InputError, match="none of the 1 passages to compare is in it"):
+    with pytest.raises(InputError, match="none of the 1 passages is in it"):
         compare_texts(index, Stored(VECTORS), ten[:1])

@@ -97,7 +97,7 @@ def test_it_is_chosen_on_passages_when_an_index_is_built(vectors: VectorSet, tmp
 @pytest.mark.parametrize("folder", ["IVF64,Flat"], indirect=True)
 def test_what_cannot_be_reached_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = DenseIndex(folder)
-    with pytest.raises(InputError, match=r"--recall 0\.9: to choose takes at least two queries"):
+    with pytest.raises(InputError, match=r"--recall 0\.9: this needs at least two queries"):
         index.reach(0.9, QUERIES[:1], HITS, folder)
     monkeypatch.setattr(recall_module, "_recall", lambda *_: 0.75)
     with pytest.raises(

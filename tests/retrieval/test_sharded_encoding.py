@@ -91,7 +91,7 @@ def test_a_gzip_file_is_refused_with_the_command_that_unpacks_it(tiny_bert: Path
     run(tiny_bert, tmp_path / "plain", "--collection", folder, "--shards", "2")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
-    said = re.escape(f"{packed}: 2 shards cannot be read from gzip; unpack it first: gunzip {packed}")
+    said = re.escape(f"{packed}: gzip cannot be read in 2 shards; decompress it first: gunzip {packed}")
     with pytest.raises(InputError, match=f"^{said}$"):
         run(tiny_bert, tmp_path / "v", "--collection", folder, "--shards", "2")
     assert not (tmp_path / "v").exists()
@@ -173,5 +173,5 @@ def test_a_number_format_that_is_too_rough_is_told(
     run(tiny_bert, tmp_path / "plain", *place)
     assert not caplog.text
     run(tiny_bert, tmp_path / "rough", *place, "--precision", "bf16")
-    assert "--precision: the cosine of a vector with that in float32 is as low as" in caplog.text
+    assert "--precision: a vector's cosine with its float32 version is only" in caplog.text
     assert VectorSet(tmp_path / "rough").recipe.encoder != VectorSet(tmp_path / "plain").recipe.encoder

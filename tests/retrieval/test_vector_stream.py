@@ -211,7 +211,7 @@ def test_a_part_that_was_damaged_is_searched_again(folder: Path, parts: Path, ca
     os.truncate(other, other.stat().st_size - 1)
     assert_equal(stream(folder).search(QUERIES, HITS), flat(folder))
     assert [line for line in caplog.messages if "its blocks are searched again" in line] == [
-        f"{path}: altered or cut; its blocks are searched again" for path in (one, other)
+        f"{path}: the file is damaged; its blocks are searched again" for path in (one, other)
     ]
 
 

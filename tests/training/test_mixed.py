@@ -330,7 +330,7 @@ def test_a_single_question_takes_its_task_s_prompt(run: Path, cities: Path, caps
     asked = ["--collection", str(cities), "--model", model, "--query", "in which city is house number 1"]
     for verb, more in ((search, []), (answer, ["--reader", model, "--hits", "2"])):
         with pytest.raises(
-            InputError, match=r"prompts for nq, but not for task ''; .*; --task names the task of --query$"
+            InputError, match=r"prompts for nq, but not for task ''; .*; name the task of --query with --task$"
         ):
             verb.main([*asked, *more])
         verb.main([*asked, *more, "--task", "NQ"])

@@ -113,7 +113,7 @@ def test_a_single_query_takes_its_task_s_module(
     """...where the model has no prompts as well; without --task the error names the flag."""
     made(tiny_bert, prompts=False).save(tmp_path / "model")
     asked = ["--query", "who came first", "--model", str(tmp_path / "model")]
-    said = r"adapters for queries of tasks fever, nq, wow, but not of task ''; --task names the task of --query$"
+    said = r"adapters for queries of tasks fever, nq, wow, but not of task ''; name the task of --query with --task$"
     for name in ("dense", "hybrid"):  # before an index is built
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=said):
             for build in ("build_dense", "build_bm25"):
@@ -125,4 +125,4 @@ def test_a_single_query_takes_its_task_s_module(
         patch.setattr("sys.stdin", io.StringIO("who came\n/task FEV\nwho came\n"))
         search.main(["--interactive", *asked[2:]])
     printed = capsys.readouterr()
-    assert printed.out.count("  1  ") == 1 and "--task names the task of --query" in printed.err
+    assert printed.out.count("  1  ") == 1 and "name the task of --query with --task" in printed.err

@@ -234,7 +234,7 @@ def test_a_hybrid_is_weighted_by_task_as_chosen(
     caplog.clear()
     search = ["--topics", "nq-dev", "wow-dev", "--retriever", "hybrid", "--hybrid-weights", "chosen/hybrid.json"]
     main([*search, *model, "--output", "dev/"])
-    assert "--hybrid-weights: none for wow; dense and BM25 count alike there" in caplog.messages
+    assert "--hybrid-weights: no weight for wow, so dense and BM25 get .5 each" in caplog.messages
     for system in ("dense", "bm25"):
         main(["--topics", "nq-dev", "--retriever", system, *of_model(model, system), "--output", f"{system}.trec"])
     dense, bm25, hybrid = (read_trec(Path(f"{name}.trec")) for name in ("dense", "bm25", "dev/nq-dev"))
@@ -250,12 +250,12 @@ def test_a_hybrid_is_weighted_by_task_as_chosen(
     }
     main(["--topics", "nq-dev", *model[:-1], "--hybrid-weights", "chosen/hybrid.json"])
     assert Path("runs/sample/nq-dev.weighted-hybrid.trec").is_file()
-    assert not any("choose them anew" in line for line in caplog.messages)
+    assert not any("choose them again" in line for line in caplog.messages)
     subset = ["--topics", "nq-dev", "--distractors", "5", "--output", "smaller"]
     module_of("data.__main__").main(["subset", *subset])
     search = ["--collection", "smaller", "--topics", "nq-dev", *model[:-1], "--no-compare", "--retriever", "hybrid"]
     main([*search, "--hybrid-weights", "chosen/hybrid.json"])
-    assert "--hybrid-weights: chosen on another collection, sample; choose them anew" in caplog.messages
+    assert "--hybrid-weights: chosen on another collection, sample; choose them again" in caplog.messages
     other = [*model[:4], "--no-compare"]  # not normalised
     main(["--topics", "nq-dev", *other, "--retriever", "hybrid", "--hybrid-weights", "chosen/hybrid.json"])
     assert any("chosen with encoder" in line for line in caplog.messages)
@@ -308,7 +308,7 @@ def test_single_queries_are_searched_without_an_index(model: list[str], capsys: 
     assert [[hit.docid for hit in retriever.search(query, hits=100)] for query in queries] == found[0]
     assert not list((data_home() / "searches").rglob("*"))
     for place in ({"index": "index", "vectors": "vectors"}, {"retriever": "bm25", "vectors": "vectors"}):
-        with pytest.raises(InputError, match="vectors 'vectors' are searched without an index, and not by bm25"):
+        with pytest.raises(InputError, match="vectors 'vectors' cannot be used with an index or bm25"):
             search("sample", queries, model=choice, **place)
     for more, said in (
         (["--shard", "1/2", "--query", "x"], "--shard has an effect only with --topics"),
@@ -326,7 +326,7 @@ def test_a_recall_is_chosen_on_the_queries(model: list[str], caplog: pytest.LogC
     main([*search, "--index", "index", "--recall", "1", "--output", "chosen/"])
     (said,) = [line for line in caplog.messages if line.startswith("index: nprobe ")]
     count = sum(len(open_collection("sample").load_topics(name).queries) for name in ("nq-dev", "fever-dev"))
-    assert f" of the 5 best of {count // 2} other queries at " in said
+    assert f" of the 5 best hits of {count // 2} other queries, " in said
     kept = json.loads(Path("index/recall.json").read_text())
     record = json.loads(Path("chosen/nq-dev.trec.json").read_text())
     assert record["inputs"]["nprobe"] == kept["value"] <= 8 and kept["recall"] == 1
@@ -419,7 +419,7 @@ def test_truncated_queries_are_counted_and_nothing_else(
         caplog.clear()
         main([*command, *extra])
         assert [line for line in caplog.messages if "longer" in line] == [
-            "1 queries were longer than the model's limit and cut"
+            "1 queries were longer than the model's limit and were cut"
         ], extra
 
 
