@@ -1,1 +1,1 @@
-"""Studies: conditions from one file, each run once with every seed, resumed, scored and recorded."""
+"""Studies: run the conditions of a file, each with several seeds, score them, and keep records of the scores."""

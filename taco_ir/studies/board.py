@@ -2,8 +2,9 @@
 baseline.
 
 Means over seeds have a standard deviation over seeds. The tests are over queries: each query's values are first
-averaged over a system's seeds, so a test says whether other queries would change the order, not whether other seeds
-would. If the baseline exists on several base models, each system is compared with the baseline on its own base model.
+averaged over a system's seeds. So a test says whether the order would change with other queries, but it does not say
+whether it would change with other seeds. If the baseline exists on several base models, each system is compared with
+the baseline on its own base model.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from taco_ir.studies.records import Record, TopicScores, row_name
 
 
 class Stat(NamedTuple):
-    """A system's score on some topics: mean and standard deviation (None for one seed) over seeds, and each score."""
+    """A system's score on some topics: mean and standard deviation over seeds (None for one seed), and all scores."""
 
     mean: float
     sd: float | None
@@ -49,10 +50,10 @@ class BoardRow(NamedTuple):
     """One system on one base model.
 
     Attributes:
-        scores: topics, slice or MACRO -> measure -> Stat, of those that it has. A seed's macro average is the mean of
-            its means on all whole topics of the board; a row that lacks one has none.
-        against: name of the row to compare with; "" if nothing is tested (a baseline, or a row on another base).
-        dose: how far its updates were from naive training's, where it was logged (see `training.dose.Dose`).
+        scores: scores by topics, slice or MACRO, then by measure. The macro average is the mean over all topics of the
+            board, without slices. A row that lacks some of these topics has no macro average.
+        against: name of the row that it is compared with; "" for a baseline, or without a baseline on the same base.
+        dose: how far its updates were from naive training, if this was logged (see `training.dose.Dose`).
     """
 
     system: str
@@ -76,10 +77,10 @@ class Board:
 
     Attributes:
         topics: the topics, without slices.
-        slices: subsets of topics, which do not count in the macro average.
-        rows: sorted by the macro average of the first measure, best first; rows without one come last.
-        baseline: a row's name, or a system, which each row is compared with on its own base; "" for none.
-        notes: remarks about unusual rows.
+        slices: parts of topics with separate scores, which do not count in the macro average.
+        rows: sorted by the macro average of the first measure, best first; rows without a macro average come last.
+        baseline: name of the baseline row, or "SYSTEM on the same base" if there are several; "" for none.
+        notes: remarks, for example on rows with missing seeds.
     """
 
     corpus: str
@@ -94,12 +95,12 @@ class Board:
 
     @property
     def overall(self) -> str:
-        """The column that summarises a row: the macro average, or the only topics."""
+        """The column that summarises a row: the macro average or, if the board has only one query set, this one."""
         return MACRO if len(self.topics) > 1 else self.topics[0]
 
 
 def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]:
-    """The records on one corpus; None: all records. Raises: InputError for an unknown corpus."""
+    """Select the records on one corpus (None: all records). Raises: InputError for an unknown corpus."""
     known = dict.fromkeys(result.corpus for result in results)
     if corpus is not None and corpus not in known:
         raise InputError(f"--corpus {corpus!r} is not in the results; allowed: {', '.join(known)}")
@@ -107,10 +108,10 @@ def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]
 
 
 def select_topics(results: Sequence[Record], topics: Sequence[str]) -> list[Record]:
-    """The records with these topics and their slices alone, so that macro averages are over them; empty: all topics.
+    """Keep only the scores on these topics and their slices, so that macro averages are over them (empty: all topics).
 
     Raises:
-        InputError: for topics that no record is on.
+        InputError: for topics that no record has scores on.
     """
     known = {name: None for result in results for name, scores in result.topics.items() if not scores.part_of}
     if unknown := next((name for name in topics if name not in known), None):
@@ -129,16 +130,16 @@ def select_topics(results: Sequence[Record], topics: Sequence[str]) -> list[Reco
 def make_boards(
     results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()
 ) -> list[Board]:
-    """One board for each corpus, the largest first.
+    """Make one board for each corpus, the largest corpus first.
 
     Args:
-        baseline: a row's name, or a system, which each row is compared with on its own base; None: no tests.
-        seed: of the tests.
-        measures: in printed form; empty: all measures in the results.
+        baseline: a row to compare with, or a system: then each row's baseline is on the same base. None: no tests.
+        seed: random seed of the tests.
+        measures: measures as they are printed, such as `page R-precision`; empty: all measures in the results.
 
     Raises:
-        InputError: for a corpus or topics that differ between two results, repeated topics for one seed of a system, or
-            an unknown measure or baseline.
+        InputError: if a corpus or topics differ between two records, if two records of a system have the same topics
+            and seed, or for an unknown measure or baseline.
     """
     known = list(
         dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means)
@@ -156,7 +157,7 @@ def make_boards(
 
 
 def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
-    """Boards without rows whose name or system matches a pattern; tests are still corrected for them."""
+    """Hide the rows with a name or system that matches a pattern. Tests are still corrected for all rows."""
     found = []
     for board in boards:
         named = ((row, name) for row in board.rows for name in (row.name, row.system))
@@ -173,7 +174,7 @@ def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
 
 
 def check_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
-    """Raise InputError for a pattern that matches no row or system, before boards are made."""
+    """Raise InputError for a pattern that matches no row and no system."""
     rows = dict.fromkeys(result.row for result in results)
     names = {*rows, *(result.system for result in results)}
     if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
@@ -225,7 +226,7 @@ def _make_board(results: Sequence[Record], baseline: str | None, seed: int, meas
 
 
 def _check_comparable(results: Sequence[Record]) -> dict[str, str]:
-    """Topics -> the topics they are a slice of. Raises: InputError where two results differ in what a name means."""
+    """Return, for each query set, the one it is a slice of, or "". Raises: InputError if a name has two meanings."""
     first = results[0]
     seen: dict[str, tuple[Record, TopicScores]] = {}
     models: dict[str, tuple[Record, str]] = {}
@@ -255,7 +256,7 @@ def _check_comparable(results: Sequence[Record]) -> dict[str, str]:
 
 
 def _drop_incomplete_seeds(systems: Sequence[System], topics: Sequence[str]) -> tuple[list[System], list[str]]:
-    """Systems without the seeds that lack topics, unless all do, and notes that say so."""
+    """Drop the seeds that lack topics, except if all seeds of a system do. Return the systems, and notes on this."""
     complete, notes = [], []
     for system in systems:
         lacking = {seed: [topic for topic in topics if topic not in scores] for seed, scores in system.seeds.items()}
@@ -286,7 +287,7 @@ def _make_row(system: System, topics: Sequence[str], slices: Sequence[str]) -> B
 
 
 def _note_fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> list[str]:
-    """Notes on a baseline's score by the seeds that others are compared with, where its row shows more seeds."""
+    """Write notes with a baseline's score over the compared seeds, if its row shows more seeds."""
     notes = []
     for system, baseline in pairs:
         common = compared_seeds(system, baseline)[1]
@@ -301,14 +302,14 @@ def _note_fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str
 
 
 def _note_machines(results: Sequence[Record]) -> list[str]:
-    """A note where records were made on machines of several kinds, on which the same training ends differently."""
+    """Write a note if records were made on different machines, because the same training ends differently on them."""
     machines = Counter(result.made["processor"] for result in results if "processor" in result.made)
     named = ", ".join(f"{count} on {machine}" for machine, count in machines.most_common())
     return [f"records were made on several machines: {named}"] if len(machines) > 1 else []
 
 
 def _note_untested(systems: Sequence[System]) -> list[str]:
-    """Notes on topics of which only means were kept, so that nothing can be paired."""
+    """Write notes on topics with only means and no values by query, because these cannot be tested."""
     notes = []
     for system in systems:
         scored = [pair for scores in system.seeds.values() for pair in scores.items()]

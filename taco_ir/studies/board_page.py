@@ -29,7 +29,7 @@ from taco_ir.studies.tables import Quoted, quoted_table
 if TYPE_CHECKING:
     from taco_ir.studies.jobs import Runner
 
-MOST_QUERIES, RANKED = 20, 3  # of each topics, passages of each system
+MOST_QUERIES, RANKED = 20, 3  # queries of each query set; passages of each system
 SHOWN = 600  # characters of a passage
 # printable ASCII without what JSON or HTML escapes
 LETTERS = "".join(chr(code) for code in range(33, 127) if chr(code) not in "\"\\<>&'")
@@ -64,7 +64,7 @@ class Examples(NamedTuple):
         corpus: the corpus of the board.
         topics: queries to read, by name of topics.
         passages: title, text and page of each passage, by docid.
-        judged: by name of topics, positions of the queries with judged passages, if not all have them.
+        judged: by name of topics, positions of the queries with gold passages.
     """
 
     corpus: str
@@ -76,10 +76,11 @@ class Examples(NamedTuple):
 def render_page(
     boards: Sequence[Board], results: Sequence[Record], published: Sequence[Quoted], examples: Examples | None
 ) -> str:
-    """The page as HTML, with every text escaped.
+    """Render boards as an HTML page, with every text escaped.
 
     Args:
-        results: the records that the boards were made from, for their values by query.
+        results: the records that the boards were made from; their values by query are shown, too.
+        published: scores quoted from papers, shown in a separate table.
     """
     own = examples.topics if examples else {}
     topics = {name: [example._asdict() for example in queries] for name, queries in own.items()}
@@ -134,7 +135,7 @@ def _row_data(row: BoardRow, baseline: bool) -> Json:
 
 
 def _comparison_data(board: Board) -> Json:
-    """Measure -> place of the row -> topics -> [difference, low, high, p after Holm]."""
+    """Return [difference, low, high, p after Holm] by measure, row number and topics."""
     place = {(row.system, row.base): number for number, row in enumerate(board.rows)}
     found: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     for test in board.comparisons:
@@ -144,7 +145,7 @@ def _comparison_data(board: Board) -> Json:
 
 
 def _pack_values(board: Board, topics: str, results: Sequence[Record]) -> Json:
-    """Measure -> the rows' values by query, averaged over seeds; None for a row whose seeds do not all have them."""
+    """Return, by measure, the values by query of each row, averaged over seeds; None if they are missing for a seed."""
     shown = {(row.system, row.base, seed) for row in board.rows for seed in row.seeds}
     scores: dict[tuple[str, str], list[TopicScores]] = defaultdict(list)
     for result in results:
@@ -162,7 +163,7 @@ def _pack_values(board: Board, topics: str, results: Sequence[Record]) -> Json:
 
 
 def _pack(rows: Sequence[npt.NDArray[np.float64] | None]) -> Json:
-    """Values in thousandths: the distinct `levels`, and a text for each row, a letter (or two) for each query."""
+    """Pack values in thousandths: the distinct `levels`, and for each row a text with 1 or 2 letters for each query."""
     thousandths = [None if values_Q is None else np.rint(values_Q * 1000).astype(int).tolist() for values_Q in rows]
     levels = sorted({level for values in thousandths if values is not None for level in values})
     names = LETTERS if len(levels) <= len(LETTERS) else [high + low for high in LETTERS for low in LETTERS]
@@ -172,10 +173,10 @@ def _pack(rows: Sequence[npt.NDArray[np.float64] | None]) -> Json:
 
 
 def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> Examples | None:
-    """Texts from the runs of each system's first seed on `corpus`; None if the runner's folder has no runs.
+    """Collect queries and passages to show, from the runs of each system's first seed; None if there are no runs.
 
     Raises:
-        InputError: for a model that was not given.
+        InputError: if a model of the study was not given to the runner.
     """
     first: dict[str, Record] = {}
     for result in results:
@@ -206,9 +207,9 @@ def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> 
 
 
 def most_different_queries(results: Sequence[Record], topics: str) -> list[int]:
-    """Positions of the queries whose scores vary most between the results, in topic order.
+    """Return the positions of the 20 queries with the most different scores in the results, in ascending order.
 
-    Scores are page R-precision, or nDCG@10 without pages.
+    The measure is page R-precision, or nDCG@10 if passages have no pages.
     """
     by_query = [result.topics[topics].by_query for result in results]
     measure = next(name for name in map(str, TESTED) if all(name in values for values in by_query))

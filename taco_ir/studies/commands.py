@@ -1,4 +1,4 @@
-"""The commands of a job: fills in placeholders, hashes everything that they depend on, and runs each as a process."""
+"""Fills in the placeholders of a job's commands, hashes what they depend on, and runs each one as a process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from taco_ir.encoders.names import BUILTIN, SHIPPED
 from taco_ir.studies.conditions import Job, Study, placeholders
 from taco_ir.studies.facts import rank_trainings
 
-READ = 20  # passages that a reader is given
+READ = 20  # passages that a reader reads for a query
 
 
 class Commands:
-    """The commands of a study, whose jobs work in folders under `work`.
+    """The commands of a study. Each job (a condition with a seed) works in its own folder under `work`.
 
     Args:
         collection: name or folder of the collection.
@@ -49,7 +49,7 @@ class Commands:
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
-        """The folder of a job, named by a hash of its content: a changed job gets a new folder; the old one stays."""
+        """Return the folder of a job, named by a hash of all that it depends on. A changed job gets a new folder."""
         return self.work / job.condition / str(job.seed) / self.content(job)
 
     def require_models(self, jobs: Collection[Job]) -> None:
@@ -61,7 +61,7 @@ class Commands:
             self._weights(name)
 
     def made_of(self, job: Job, templates: Sequence[str]) -> dict[str, Any]:
-        """What the output of commands depends on: words, weights, files beside the conditions, passages, other jobs."""
+        """Return what the output of commands depends on: their words, weights, files, passages and other jobs."""
         names = {name for template in templates for name in placeholders(template)}
         candidates = {name: values for name, values in self.study.candidates(job.condition).items() if name in names}
         others = names | {each for values in candidates.values() for each in values.values()}
@@ -80,7 +80,7 @@ class Commands:
         }
 
     def fill(self, job: Job, template: str) -> list[str]:
-        """The words of a command to run. This also makes the choice for `best`, if it has not been made."""
+        """Return the words of a command, with placeholders filled in. If `best` is not chosen yet, this chooses it."""
         outputs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
         candidates, path = self.study.candidates(job.condition), self._best_file(job)
         if candidates and not path.is_file():
@@ -93,11 +93,11 @@ class Commands:
         return fill_command(template, {**self._models, **outputs, **own, **self._texts(job, self.best(job))})
 
     def describe(self, job: Job, template: str) -> str:
-        """A command in the form for records, with names instead of paths."""
+        """Return a command as records store it: with names instead of paths."""
         return " ".join(fill_command(template, self._names(job, self.best(job))))
 
     def scoring_commands(self, job: Job) -> dict[str, str]:
-        """The commands whose output is scored, by verb, without --collection and --output."""
+        """Return the commands of which the output is scored, by verb, without --collection and --output."""
         condition = self.study.conditions[job.condition]
         topics = " ".join(condition.topics or self.study.topics)
         answer = f"answer --topics {topics} --hits {READ} --quiet {condition.answer}"
@@ -105,14 +105,14 @@ class Commands:
         return {"search": search, **({"answer": answer} if condition.answer else {})}
 
     def weights(self, job: Job) -> dict[str, str]:
-        """The hash of each model's weights that a job needs, directly or not."""
+        """Return the hash of the weights of each model that a job, or a job that it needs, uses."""
         templates = [*self.scoring_commands(job).values()]
         for needed in self.study.with_needs([job]):
             templates += self.study.conditions[needed.condition].commands
         return {name: self._weights(name) for name in sorted(self._named_models([job]) | builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
-        """The choice for `best`: each placeholder's values with held-out scores, best first; empty if not made yet."""
+        """Return held-out scores for `best`, by placeholder and value, best value first; empty before the choice."""
         path = self._best_file(job)
         chosen = self.study.candidates(job.condition) and path.is_file()
         return read_json(path, dict[str, dict[str, float]]) if chosen else {}
@@ -122,7 +122,7 @@ class Commands:
         return fingerprint(self.made_of(job, self.study.conditions[job.condition].commands))
 
     def _hash_weights(self, name: str) -> str:
-        """A hash of all weights under a model's folder, towers and backbones inside it included."""
+        """Return a hash of all weights in a model's folder, including its subfolders."""
         folder = Path(self._models[name]) if name in self._models else BUILTIN[name]()
         files = sorted(folder.rglob("*.safetensors"))
         if not files:
@@ -137,19 +137,19 @@ class Commands:
         return self.folder(job) / "best.json"
 
     def _names(self, job: Job, best: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
-        """What placeholders stand for in a record."""
+        """Return the values of the placeholders in a record."""
         outputs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
         own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}"}
         return {**{name: name for name in self.study.models}, **outputs, **own, **self._texts(job, best)}
 
     def _texts(self, job: Job, best: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
-        """What the placeholders that are no paths stand for."""
+        """Return the values of the placeholders that are not paths."""
         values = {name: next(iter(best.get(name) or (f"{{{name}}}",))) for name in self.study.candidates(job.condition)}
         return {"seed": job.seed, **values}
 
 
 def builtin_models(templates: Sequence[str]) -> set[str]:
-    """The models known by name that commands use, which without --model is the default model."""
+    """Return the names of built-in models in commands. A command without --model uses the default model."""
     found = set()
     for words in map(shlex.split, templates):
         found |= BUILTIN.keys() & set(words)
@@ -159,7 +159,7 @@ def builtin_models(templates: Sequence[str]) -> set[str]:
 
 
 def fill_command(template: str, names: Mapping[str, object]) -> list[str]:
-    """The words of a command with its placeholders filled in; a value never splits into several words."""
+    """Split a command into words and fill in its placeholders. A value never splits into several words."""
     return [word.format_map(names) for word in shlex.split(template)]
 
 
@@ -171,22 +171,22 @@ class Spent(NamedTuple):
     processes: int = 1
 
     def facts(self) -> dict[str, float]:
-        """The figures for a record; the number of processes only if there were several."""
+        """Return the figures as records store them. The number of processes is left out if there was only one."""
         return {name: value for name, value in self._asdict().items() if name != "processes" or value > 1}
 
 
 def run_process(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
-    """Run `python -m taco_ir.<words>` as a process that cannot outlive this one.
+    """Run `python -m taco_ir.<words>` as a process that ends when this process ends.
 
     Args:
         name: name of the job, for errors.
         environment: added to this process's own.
         log: file for the command's output.
-        begun: file that keeps when each process of the command began, and at its end its seconds and peak memory. If
-            this process was killed too, these are missing. The caller removes the file once it has stored the sums.
+        begun: file that notes when each process of the command began and, at its end, its seconds and peak memory. The
+            caller removes the file after storing the result.
 
     Raises:
-        InputError: if the process fails, with its last line of output.
+        InputError: if the process fails; the message has its last line of output.
     """
     made = read_json(begun, list[dict[str, Any]]) if begun.is_file() else []
     made.append({"begun": datetime.now(UTC).isoformat(timespec="seconds")})

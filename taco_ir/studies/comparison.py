@@ -1,7 +1,7 @@
 """Compares the systems of a study with baselines: which seeds to use, and the difference for each query.
 
-If two systems start from the same base model, their trainings are paired by seed, since in a study these share initial
-model and negatives: only seeds that both have are used.
+If two systems start from the same base model, their trainings are paired by seed, because equal seeds share initial
+model and negatives. Then only seeds that both systems have are used.
 
 Trainings log their dose: two cosines between their updates and those of naive training on the same batches. By the
 triangle inequality for angles, two systems that differ only in the weighting have updates with a cosine of at least
@@ -41,7 +41,7 @@ class System(NamedTuple):
         return row_name(self.system, self.base)
 
     def by_query(self, topic: str, measure: str, seeds: Collection[int]) -> Values | None:
-        """Each query's mean over the seeds with these topics [Q]; None if a seed has only means. Raises: InputError."""
+        """Return each query's mean over these seeds [Q]; None if a seed has no values by query. Raises: InputError."""
         scores = [each[topic] for seed, each in self.seeds.items() if seed in seeds and topic in each]
         runs = [each.by_query.get(measure, ()) for each in scores]
         if not runs or not all(runs):
@@ -59,7 +59,7 @@ Pair = tuple[System, System]  # a system and the baseline that it is compared wi
 
 
 def group_systems(results: Sequence[Record]) -> list[System]:
-    """Group results by system, base and seed. Raises: InputError if two conditions of a seed have the same topics."""
+    """Group records by system and base model. Raises: InputError if two records of a seed have the same topics."""
     merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
     made_by: dict[tuple[str, int, str], str] = {}
     for result in results:
@@ -75,7 +75,7 @@ def group_systems(results: Sequence[Record]) -> list[System]:
 
 
 def pair_systems(systems: Sequence[System], baselines: Sequence[System]) -> list[Pair]:
-    """Pair each system with the only baseline, or with the one on its base model; baselines are not paired."""
+    """Pair each system with the only baseline or, if there are several, with the baseline on its own base model."""
     of_base = {baseline.base: baseline for baseline in baselines}
     only = baselines[0] if len(baselines) == 1 else None
     return [
@@ -86,13 +86,13 @@ def pair_systems(systems: Sequence[System], baselines: Sequence[System]) -> list
 
 
 def compared_seeds(system: System, baseline: System) -> tuple[Collection[int], Collection[int]]:
-    """Which seeds to compare: those that both have if they share a base, otherwise all seeds of each."""
+    """Return the seeds to compare, for both: common seeds if they share a base model, otherwise all their seeds."""
     common = system.seeds.keys() & baseline.seeds.keys() if system.base and system.base == baseline.base else ()
     return (common, common) if common else (system.seeds.keys(), baseline.seeds.keys())
 
 
 def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: Sequence[str]) -> Differences:
-    """Each system's values by query minus its baseline's. Raises: InputError if their queries differ."""
+    """Return each system's values by query, minus the baseline's values. Raises: InputError if the queries differ."""
     found: dict[str, dict[Column, Values]] = {topic: {} for topic in topics}
     for topic, measure, (system, baseline) in itertools.product(topics, measures, pairs):
         our_seeds, their_seeds = compared_seeds(system, baseline)
@@ -109,7 +109,7 @@ def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: 
 
 
 def mean_doses(results: Sequence[Record]) -> dict[str, dict[str, float]]:
-    """Each row's dose (see `training.dose.Dose`), the mean over seeds of each figure; no row of naive training."""
+    """Return the dose of each row (see `training.dose.Dose`), averaged over seeds. Naive training is left out."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         dose = result.made.get("dose") or {}
@@ -121,9 +121,9 @@ def mean_doses(results: Sequence[Record]) -> dict[str, dict[str, float]]:
 
 
 def note_same_updates(results: Sequence[Record]) -> Iterator[str]:
-    """Notes on pairs of rows that differ only in the weighting and whose updates were nearly the same.
+    """Yield a note for each pair of rows that differ only in the weighting and had nearly the same updates.
 
-    Seeds that both rows have are compared, by mean doses over the training, before and after the optimiser's scaling.
+    Common seeds are compared by their mean doses, before and after the optimiser's scaling (see the module).
     """
     angles: dict[str, dict[tuple[int, tuple[str, ...]], float]] = defaultdict(dict)
     for result in results:
@@ -139,13 +139,13 @@ def note_same_updates(results: Sequence[Record]) -> Iterator[str]:
 
 
 def _angle(dose: Mapping[str, float | None]) -> float | None:
-    """The larger angle of a dose; None where it has none."""
+    """Return the larger angle of a dose; None if a cosine is missing."""
     cosines = [cosine for name in ("cosine", "scaled_cosine") if (cosine := dose.get(name)) is not None]
     return math.acos(max(-1.0, min(1.0, *cosines))) if len(cosines) > 1 else None
 
 
 def _words_but_weighting(record: Record) -> tuple[str, ...]:
-    """The words of the commands that made a record, without what sets the weighting and where they write."""
+    """Return the words of the commands that made a record, without flags for the weighting and for outputs."""
     kept, inside = [], False
     for made in record.made.get("commands", ()):
         for word in shlex.split(made["command"]):
