@@ -136,9 +136,9 @@ class Parser(argparse.ArgumentParser):
             self.flag(flag)
 
     def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
-        """Add a flag or argument; `changes` are arguments of argparse. A shared flag (see FLAGS) needs only changes.
+        """Add a flag or argument. `changes` are further arguments of argparse's `add_argument`.
 
-        --collection also adds --columns, and `parse_args` merges both into one value.
+        A shared flag (see FLAGS) needs only what differs. --collection also adds --columns; `parse_args` merges both.
         """
         if name == "--collection":
             self.flag("--columns")
@@ -161,7 +161,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
-        """Make `parse_args` refuse each of `flags` that a user gives where it has no effect.
+        """Make `parse_args` raise InputError if the user gives one of `flags` and it has no effect.
 
         Args:
             acts: returns True if the flags have an effect together with the parsed options.
@@ -213,7 +213,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
-    """Returns the model that --model and related flags describe; flags that the verb lacks have their defaults."""
+    """Returns the model that --model and related flags describe; a flag that the verb lacks counts as not given."""
     known = {entry.name for entry in fields(ModelChoice)}
     return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
 
@@ -226,7 +226,7 @@ def limit_engine_flags(parser: Parser) -> None:
 
 
 def engine_choice(options: argparse.Namespace) -> Engine:
-    """Returns the engine that --engine and its flags describe. Raises: InputError if it or the device is missing."""
+    """Returns the engine that --engine and its flags describe. Raises: InputError for a missing engine or device."""
     if options.engine == RAY:
         gpus = (options.worker_gpus or 1.0) if options.device.startswith("cuda") else 0.0
         return Ray(options.workers, options.worker_cpus, gpus, options.address)
@@ -235,14 +235,14 @@ def engine_choice(options: argparse.Namespace) -> Engine:
 
 
 def command(options: argparse.Namespace) -> dict[str, str]:
-    """Returns all options as text. With them, `claim_output` checks whether the same command began an output."""
+    """Returns all options as text. `claim_output` compares them to see if the same command began an output."""
     return {name: repr(value) for name, value in vars(options).items()}
 
 
 def limit_search_flags(
     parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS, single: str = "--query"
 ) -> None:
-    """Make a parser refuse `of_topics` flags without --topics, and `of_dense` flags for a search by BM25 alone.
+    """Make a parser refuse flags in `of_topics` without --topics, and flags in `of_dense` if only BM25 searches.
 
     It also refuses --task with --topics, and --overwrite without --output. `single` names the flags that --task needs.
     """

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Path | None) -> list[Topics]:
-    """Returns the topics to score, with gold from `qrels` if given; without a collection, the queries of `qrels`."""
+    """Returns a collection's topics, or without a collection those of `qrels`; if `qrels` is given, it is the gold."""
     if collection is None:
         if qrels is None:
             raise InputError("give --topics of a collection, --qrels FILE, or both")

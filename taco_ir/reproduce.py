@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     stay = runner.keep(jobs)
     if failed:
         names = ", ".join(map(str, failed))
-        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({names}); jobs that depend on them were not run")
+        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({names}); their errors and logs are named above")
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
     if stay:
         warnings, summary = summarise_deviations(stay, study.tolerance)

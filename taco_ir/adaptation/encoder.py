@@ -78,7 +78,7 @@ def _as_before(
     what, instead = f"--model {settings.model}: it has adapters of its own", folder.advice
     if record.roles != "task-frozen" or settings.share == ONE:
         raise InputError(
-            f"{what} (roles {record.roles}); only adapters with roles task-frozen can be extended, by share task "
+            f"{what} (roles {record.roles}); only adapters with roles task-frozen can be extended, with share task "
             f"or group; {instead}"
         )
     if settings.method != record.method or settings.width not in (0, record.width) or settings.budget:

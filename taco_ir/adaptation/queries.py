@@ -226,7 +226,7 @@ def take(tasks: Mapping[str, Sequence[Example]], most: int, seed: int) -> dict[s
 
 
 def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int, seed: int, task: str) -> TaskQueries:
-    """Hold out a `share` of a task's queries, at most `most`; no training query has a page or text of theirs.
+    """Hold out a `share` of a task's queries, at most `most`; no training query shares a page or text with them.
 
     Raises:
         InputError: for too few queries, or too few pages to split them by.

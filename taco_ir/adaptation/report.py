@@ -62,7 +62,7 @@ class TaskReport(NamedTuple):
 
 
 class IndexFacts(NamedTuple):
-    """Describes the index: its place and layout, and its SHA-256 before and after."""
+    """Describes the index: its path and layout, and its SHA-256 before and after the adaptation."""
 
     path: str
     layout: str
@@ -148,7 +148,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def report_table(report: Report) -> Table:
-    """Returns a table of scores before and after, by task; `+` and `-` mark significant differences after Holm."""
+    """Returns a table of scores before and after, by task; `+` and `-` mark significant differences."""
     header = ["task", "queries", "before", "adapter", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
     rows: list[list[Cell]] = []
     for each in (*report.tasks, *([report.macro] if report.macro else [])):

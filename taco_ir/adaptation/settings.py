@@ -186,7 +186,7 @@ class AdaptSettings(Settings):
 
     @property
     def idle(self) -> dict[str, str]:
-        """Returns the settings that have no effect with these values of others, and what each needs, in words."""
+        """Returns the settings without effect, each with the condition (in words) under which it has an effect."""
         limits = {entry.name: entry.metadata["only"] for entry in fields(self) if "only" in entry.metadata}
         return {key: only.goes_with for key, only in limits.items() if not only.acts(self)}
 

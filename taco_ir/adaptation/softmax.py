@@ -131,7 +131,7 @@ class _WholeLosses(torch.autograd.Function):
 def sampled_losses(
     queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float, hits: int, random_M: Rows
 ) -> Tensor:
-    """Returns the loss [B] of each query against its hits in the index and random passages, which stand for others.
+    """Returns the loss [B] of each query against its hits and random passages, which stand for all other passages.
 
     The sum of exponentials over negatives is exact for the `hits` passages that a search with the query vectors finds.
     For all other passages it is estimated from the random passages that are not hits, scaled up by the number of

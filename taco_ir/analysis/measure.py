@@ -171,7 +171,7 @@ class OnlineEntropy:
     ln Z - M / Z. This never subtracts large numbers, however large the logits are.
 
     Attributes:
-        leader: for each entry, the task with the largest logit, or the first such task.
+        leader: for each entry, the task with the largest logit (the first of equal tasks).
     """
 
     def __init__(self, like: Tensor) -> None:

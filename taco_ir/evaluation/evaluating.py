@@ -89,7 +89,7 @@ class Evaluation:
         return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
     def to_pandas(self, by_query: bool = False) -> pandas.DataFrame:
-        """Returns `table`, or with `by_query` `query_table`, as a DataFrame. Raises: InputError without pandas."""
+        """Returns `table` (or `query_table` if `by_query`) as a DataFrame. Raises: InputError without pandas."""
         return (self.query_table() if by_query else self.table()).to_pandas()
 
 
@@ -108,8 +108,8 @@ def evaluate(
         runs: a `Run`, or a file in TREC's, KILT's or MS MARCO's format; or a dict of these by system name.
         gold: a collection or its name; or relevance judgments, as a file in TREC's or BEIR's format, or as {query:
             {docid: grade}}.
-        topics: names of topics, such as "nq-dev" or ["nq-dev", "fever-dev"]; empty: those that contain the runs'
-            queries.
+        topics: names of topics, such as "nq-dev" or ["nq-dev", "fever-dev"]; empty: the topics that contain the
+            runs' queries.
         measures: names such as ["Rprec", "recall@5", "nDCG@10"]; empty: the collection's default measures.
         baseline: name of the system to test the others against.
         seed: random seed of the tests.

@@ -35,7 +35,8 @@ class Headroom(NamedTuple):
         baseline: the baseline's score, over the compared seeds.
         best: name of the best system; empty for the macro average, which takes the best on each topic.
         score: the best system's score.
-        deviation: standard deviation of the baseline over its seeds; None for one.
+        headroom: `score` minus `baseline`; 0 if no system is better.
+        deviation: standard deviation of the baseline over its seeds; None for one seed.
         smallest: the smallest detectable difference; None with fewer than two queries.
         seeds: number of compared seeds; with 1, `smallest` does not include the variation between seeds.
     """
@@ -56,9 +57,9 @@ class Spread(NamedTuple):
 
     Attributes:
         queries: the part of the mean's variance that comes from the choice of queries.
-        rest: the residual part, which is subtracted where the variance over seeds is added.
+        rest: the residual part, which is subtracted when the variance over seeds is added.
         freedom: degrees of freedom of `queries`.
-        by_seed: the mean difference with each seed, from which the variance over seeds of several topics follows.
+        by_seed: the mean difference with each seed, for the variance over seeds.
     """
 
     queries: float
@@ -110,7 +111,7 @@ def _pair(
     if len(lengths := {len(values_Q) for each in chosen for values_Q in each}) > 1:
         raise InputError(
             f"headroom on {topics}: {name} and the baseline were scored on different numbers of queries, "
-            f"{sorted(lengths)}"
+            f"{sorted(lengths)}; score both on the same queries"
         )
     theirs_SQ, ours_SQ = (np.stack(each) for each in chosen)
     return (seeds, theirs_SQ, ours_SQ) if seeds else ([], theirs_SQ.mean(0)[None], ours_SQ.mean(0)[None])

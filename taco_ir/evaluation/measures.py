@@ -39,7 +39,7 @@ class Measure(NamedTuple):
     """A measure of retrieval or of answers.
 
     Attributes:
-        kind: one of `LEVELS`, or the full name of a measure in ir_measures.
+        kind: a key of LEVELS, such as `recall`, or the full name of a measure in ir_measures.
         k: the cutoff; 0 for R-precision, for answer measures, and for measures of ir_measures.
     """
 
@@ -101,8 +101,8 @@ class Scores(NamedTuple):
     """A run's scores on one task.
 
     Attributes:
-        by_query: values by measure and qid; None if the measure does not apply: passage measures without judged
-            passages or on a run of pages, and answer measures without answers in run or gold.
+        by_query: values by measure and qid; None if the measure does not apply. A passage measure needs a run of
+            passages and judged passages; an answer measure needs answers in run and gold.
         missing: qids without a ranking in the run; they score 0.
     """
 
@@ -150,7 +150,7 @@ def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Ite
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """Returns relevance grades by qid and docid: the query's grades or, if it has none, 1 for each gold passage."""
+    """Returns relevance grades by qid and docid. Without grades, gold passages have 1; other queries are left out."""
     qrels = {query.qid: dict(query.grades) or dict.fromkeys(query.gold_passages, 1) for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 

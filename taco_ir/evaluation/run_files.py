@@ -34,7 +34,7 @@ class RunFile(NamedTuple):
 
 
 def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
-    """Returns, by resolved path, each run file's path as given and its folder's name (None for a file given alone).
+    """Find run files, also in folders. Returns {resolved path: (path, folder's name)}; a single file's name is None.
 
     Raises:
         InputError: for a folder without run files.
@@ -106,7 +106,7 @@ def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag:
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
-        raise InputError(f"{where}: {count}, such as {foreign[0]!r}, are not in {flag}{names}")
+        raise InputError(f"{where}: {count}, such as {foreign[0]!r}, are not in {flag}{names}; give all its topics")
     runs = {}
     for topic in topics:
         qids = {query.qid for query in topic.queries}
@@ -133,7 +133,7 @@ def _stem(path: Path) -> str:
 
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
-    """Raise InputError for docids (for a run of pages: pages) that are not in the collection."""
+    """Raise InputError for docids, or pages in a run of pages, that are not in the collection."""
     missing_in = collection.passages.missing_pages if run.level == "page" else collection.passages.missing_docids
     missing: dict[str, None] = {}
     rankings = iter(run.rankings.values())

@@ -18,7 +18,7 @@ from taco_ir.evaluation.tables import Cell, Marked, Table, render
 
 
 def title(collection: Collection | None) -> str:
-    """Returns the caption of a table of scores; without a collection, the gold comes from a file."""
+    """Returns the caption of a table of scores; `collection` is None if the gold comes from a file."""
     if collection is None:
         return "judgments of a file"
     return f"collection {collection.name}" + (" (a demonstration, no evidence)" if collection.name == "sample" else "")
@@ -53,7 +53,7 @@ def score(
 
 
 def _no_pages(_docids: Iterable[str]) -> Mapping[str, str]:
-    raise InputError("page-level measures need a collection, which records the page of each passage")
+    raise InputError("page-level measures need a collection, which records the page of each passage; give --topics")
 
 
 def score_by_default(

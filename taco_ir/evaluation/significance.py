@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
     """A system's difference from its baseline by one measure, on topics, a slice of topics, or in the macro average.
 
     Attributes:
-        base: the encoder that training started from, if a system has rows with several.
+        base: the encoder that training started from, if the system was trained from several encoders.
         low, high: 95 % bootstrap interval of the difference.
         effect: the difference in standard deviations (`effect_size`); None if undefined.
         p, p_holm: p-values of the paired randomisation test, before and after Holm's correction in its family.

@@ -81,7 +81,7 @@ def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
 
 
 class Kept(NamedTuple):
-    """One query set's negatives by qid, of all sources and of each, and the sources of each (qid, docid)."""
+    """The negatives of one query set by qid: of all sources together, of each source, and the sources of each one."""
 
     together: dict[str, Ranking]
     by_source: list[dict[str, Ranking]]

@@ -26,8 +26,8 @@ class Suspect(NamedTuple):
     """A negative that is probably relevant for its query; when sorted, the most likely come first.
 
     Attributes:
-        signs: -1 if it scores like gold, -2 if its text contains an answer, -3 if both.
-        margin: the best gold score minus its score; infinite if no gold passage is among the hits.
+        signs: -1 if the negative scores like gold, -2 if its text contains an answer, -3 if both.
+        margin: the best gold score minus the negative's score; infinite if no gold passage is among the hits.
     """
 
     signs: int
@@ -47,7 +47,7 @@ class TaskAudit(NamedTuple):
         on_gold: number of negatives that are gold or on a gold page; anything but 0 is a bug in the miner.
         with_answer: number of negatives whose text contains an answer; None if answers are not spans of text.
         margins: the best gold score minus the negative's score, for queries with gold among the hits.
-        lost: number of queries that the margin left without hits because no gold was among them, over all sources.
+        lost: number of queries that lost all hits to the margin, because no gold was among the hits; over all sources.
         suspects: the most likely false negatives, at most one per query.
     """
 
@@ -145,7 +145,7 @@ def audit_task(
         page_of: the page of every negative.
         gold_scores: by qid, the best gold hit's score; queries without gold among the hits are missing.
         seen: three numbers: hits looked at, hits dropped as gold, and queries that lost all hits to the margin.
-        has_answer: returns True if the passage with a docid contains an answer to a query; None: do not look.
+        has_answer: returns True if the passage with a docid contains an answer to a query; None: do not count answers.
     """
     on_gold = with_answer = 0
     margins = [np.zeros(0)]

@@ -87,7 +87,7 @@ def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
 
 
 class Gold(NamedTuple):
-    """A query's gold passages, its gold pages, and those gold pages on which no single passage is marked as gold."""
+    """A query's gold: passages, pages, and `whole_pages`, the gold pages without a passage that is marked as gold."""
 
     passages: frozenset[str]
     pages: frozenset[str]
@@ -130,7 +130,7 @@ def hard_negatives(
     A query without gold gets no negatives, since they could not be told from positives.
 
     Args:
-        page_of: the page of every hit.
+        page_of: the page of every hit, by docid.
         holds_answer: returns True if the passage with a docid contains an answer; called only with `drop_answers`.
     """
     gold = gold_of(query, page_of)

@@ -143,7 +143,8 @@ def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
     scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
 
     Args:
-        first: the source to start with, in [0, sources); source 0 follows the last one.
+        negatives: the ranking of each source.
+        first: number of the source to start with; source 0 follows the last source.
 
     Differs: the paper names the retrievers that it merges, but not how; the order is our choice.
     """

@@ -64,8 +64,8 @@ def mine(
 
     Args:
         collection: an opened collection, or its name.
-        sources: "bm25", a model, a run file or a folder of runs. With several, negatives are taken from each in turn,
-            best first.
+        sources: "bm25", a model, a run file or a folder of runs. With several sources, negatives are taken from each
+            source in turn, best first.
         output: the .jsonl file to write. Rankings are kept in a folder next to it, so that mining again is fast.
         tasks: tasks of the collection; "all" for every task with this split.
         settings: which hits become negatives; one for all sources, or one for each.

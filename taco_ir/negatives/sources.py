@@ -186,7 +186,8 @@ class FileRankings(Rankings):
         run = self._one if self._path.is_file() else self._read(file)
         known = {query.qid for query in topics.queries}
         if self._path.is_dir() and (foreign := [qid for qid in run.rankings if qid not in known]):
-            raise InputError(f"{file}: {len(foreign)} of its queries, such as {foreign[0]!r}, are not in {topics.name}")
+            others = f"{len(foreign)} of its queries, such as {foreign[0]!r}"
+            raise InputError(f"{file}: {others}, are not in {topics.name}; give a run of these topics")
         rankings = {qid: ranking for qid, ranking in run.rankings.items() if qid in known}
         refuse_foreign_docids(Run(rankings), self._collection, file)
         return Run(rankings)

@@ -39,8 +39,8 @@ class Line(NamedTuple):
         points: coordinates of the polyline.
         dots: coordinates to mark with dots, if the line has few points.
         label: name and values, for the legend and the tooltip.
-        short: its name, shortened to fit at the line's end.
-        end: the height of that label; None without a label.
+        short: the name, shortened to fit at the line's end.
+        end: the height of the short name; None if it is not shown.
     """
 
     points: str

@@ -48,7 +48,7 @@ def answer(
 
     Args:
         tell: is called with each answer and its passage as text; None: show nothing.
-        with_gold: if no gold passage was retrieved, read a gold passage instead of the last hit. The run is the same.
+        with_gold: if no gold passage was retrieved, read a gold passage instead of the last hit. The run stays as is.
     """
     run = retriever.search(topics, hits)
     gold = find_gold(collection, topics.queries) if with_gold else {}

@@ -203,7 +203,7 @@ def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], 
 
 
 class Answer(NamedTuple):
-    """An answer: text, passage, position in characters, and probability (of passage times start times end)."""
+    """An answer: text, passage, position in characters, and probability (the product for passage, start and end)."""
 
     text: str
     docid: str
@@ -309,7 +309,7 @@ def _widen(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def load_reader_config(folder: Path) -> EncoderConfig:
-    """Read the configuration of a reader's encoder. Raises: InputError for two towers, or without token states."""
+    """Read the configuration of a reader's encoder. Raises: InputError for two towers, or pooling "decoder"."""
     model = ModelFolder(folder)
     if model.kind is Kind.TOWERS:
         raise InputError(f"{folder}: it has two towers, and a reader needs a single encoder; give {folder / 'passage'}")

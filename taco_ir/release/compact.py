@@ -115,7 +115,7 @@ def compact(
     from safetensors.torch import save_file
 
     if config.roles != NONE:
-        raise InputError(f"--model {source}: a compact folder cannot store role marks (roles {config.roles})")
+        raise InputError(f"--model {source}: a compact folder cannot store roles {config.roles}; give another model")
     if config.head:
         raise InputError(f"--model {source}: a compact folder cannot store a linear head; give a model without one")
     tokenizer = _read_wordpiece(source)

@@ -57,7 +57,7 @@ class ExportRequest:
 
     @property
     def lenders(self) -> dict[str, str]:
-        """Returns, for each task that borrows, the task that it borrows from. Raises: InputError for other text."""
+        """Returns {task: task that it borrows from}. Raises: InputError for a text that is not TASK=TASK."""
         found = {}
         for text in self.prompt_of:
             task, _, lender = text.partition("=")

@@ -37,7 +37,7 @@ class Lineage(NamedTuple):
 
 
 def read_lineage(runs: Sequence[Path]) -> Lineage:
-    """Returns the lineage of the last training's model. Each training must have started from the previous training.
+    """Returns the lineage of the last training's model. Each training must have started from the model before it.
 
     Raises:
         InputError: for a folder that is not a training, a training that did not start from the previous training, or a

@@ -56,7 +56,7 @@ class Facts:
 
 
 def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str]) -> None:
-    """Write card.json. Raises: InputError for a base or task without a description, or data that forbid shipping."""
+    """Write card.json. Raises: InputError for a base or task without description, or a licence against shipping."""
     facts = Facts(_hash_weights(folder), made.base, made.stages, result, tuple(beside))
     described = _read_descriptions()
     if facts.base not in described["base"]:
@@ -202,7 +202,7 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
 def macro_average(result: Record, names: Sequence[str], measure: str) -> float:
     """Returns a record's mean score over the topics `names`. Raises: InputError for topics without a score."""
     if missing := [name for name in names if name not in result.topics]:
-        raise InputError(f"{result.name}: it has no scores on {missing[0]}, but the encoder's record has")
+        raise InputError(f"{result.name}: it has no scores on {missing[0]}, as the encoder has; leave it out")
     return sum(result.topics[name].means[measure] for name in names) / len(names)
 
 

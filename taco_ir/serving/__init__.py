@@ -17,7 +17,7 @@ HELP = f"type one query per line; {TASK} NAME sets the task, {TASK} alone remove
 
 
 def show_hits(form: str, text: str, hits: Hits) -> None:
-    """Print a query's hits with snippets, the query's words marked; or in the table format `form`, if not "table"."""
+    """Print a query's hits: as text with the query's words marked if `form` is "table", otherwise in that format."""
     if not hits:
         log.warning("no hits: no passage has a word of %r (stop words do not count)", text)
     if form != "table":

@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The results of a query: hits by system, and seconds; `judged` if the query is in the topics, so gold is known."""
+    """The results of a query: hits by system, and seconds. `judged` is True if the query's gold is known."""
 
     systems: Mapping[str, Sequence[Found]]
     seconds: float

@@ -191,7 +191,7 @@ class TaskWeighting(nn.Module):
 
     @classmethod
     def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
-        """Returns the most bytes that this weighting needs in addition to one gradient of all `parameters` numbers."""
+        """Returns how many bytes this weighting needs at most, in addition to one gradient of `parameters` numbers."""
         return 0
 
     def specific_share(self) -> float | None:

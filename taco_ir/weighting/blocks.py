@@ -122,7 +122,7 @@ class TableGradients:
         return kept
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield row numbers [R] that any task used and their gradients [T, R, D], about `layout.chunk` a task."""
+        """Yield numbers [R] of rows that any task used, with gradients [T, R, D]; R is limited to save memory."""
         if not self._kept:
             return
         layout, width = self._layout, self.shape[1]
@@ -158,7 +158,7 @@ class TableGradients:
 
 
 class StochasticRounding:
-    """Rounds float32 to bfloat16, up or down with the probability that makes the expected value right.
+    """Rounds float32 to bfloat16, up or down with probabilities that keep the expected value.
 
     A moving average with beta = 0.999 changes by about 0.1 % a step, but bfloat16 has a resolution of 0.4 to 0.8 %:
     rounding to the nearest number would never change it. The random bits are a table, read from another place each

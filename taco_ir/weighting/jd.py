@@ -127,7 +127,7 @@ class FairGrad(JacobianDescent):
 
 
 class NashMTL(JacobianDescent):
-    """Weights tasks by their Nash bargaining solution: Navon et al. 2022, algorithm 1. A step starts from the last one.
+    """Weights tasks by Nash bargaining: Navon et al. 2022, algorithm 1. Each step starts from the last weights.
 
     Args:
         max_norm: scale longer updates down to this length; 0: no limit.

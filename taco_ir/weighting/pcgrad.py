@@ -52,7 +52,7 @@ class PCGrad(GramianWeighting):
 
 
 def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
-    """Returns T x T coefficients (row i combines all gradients to task i's projected one) and how often it projected.
+    """Project gradients: row i of the T x T result combines them to task i's. Also returns the number of projections.
 
     Args:
         gramian: inner products of the gradients, T x T.

@@ -182,7 +182,7 @@ def test_a_later_task_leaves_the_adapters_of_the_earlier_ones(settings: Settings
         ({"topics": ("nq-train",)}, "and 'nq' has one already; choose other tasks, or give its base"),
         (
             {"share": "one"},
-            r"roles task-frozen\); only adapters with roles task-frozen can be extended, by share task or group",
+            r"roles task-frozen\); only adapters with roles task-frozen can be extended, with share task or group",
         ),
         ({"width": 9}, "method adapter, width 4; give the same method and width"),
         ({"method": "lora"}, "method adapter, width 4; give the same method and width"),
