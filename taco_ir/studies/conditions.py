@@ -1,12 +1,13 @@
-"""Conditions files: which systems a study trains and scores, with which seeds, and which of them depend on others.
+"""Conditions files: which systems a study trains and scores, with which seeds, and what depends on what.
 
 A command is a verb of this package that writes into {out}, the folder of its condition. Other placeholders are
 {collection}, {folder} (of the conditions file), {seed}, the names in `models`, and the names of other conditions, which
-stand for their {out} with the same seed. A condition runs after those that it names. Conditions share commands by a
-`recipe`, where {args} stands for a condition's `args`. With `best = { rate = "tune-*" }`, {rate} is what the * matches
-in the condition that ranks held-out train queries best.
+stand for their {out} with the same seed. A condition runs after the conditions that it names. Conditions can share the
+commands of a `recipe`, where {args} stands for a condition's `args`. With `best = { rate = "tune-*" }`, {rate} is what
+the * matches in the condition that ranks held-out train queries best.
 
-Running somebody else's study is safe in that it runs only verbs of this package, which write into the work folder.
+A study runs only verbs of this package, which write into the work folder. In this respect, it is safe to run somebody
+else's study.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from taco_ir.core.files import InputError, check_type, read_toml
 from taco_ir.core.typed import abbreviate
 
 WHOLE = "whole"
-CORPORA = "corpora"  # the work folder's folder of subsets, beside those of conditions
+CORPORA = "corpora"  # folder of subsets in the work folder, next to the folders of conditions
 RESERVED = ("collection", "folder", "out", "seed")  # placeholders
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 VERBS = ("train", "pretrain", "adapt", "mine", "encode", "index", "export", "data", "search", "answer")  # with --output
-DATA_COMMANDS = ("hold-out", "subset")  # of the verb data: the others write to the data home
+DATA_COMMANDS = ("hold-out", "subset")  # of the verb data; its other commands write to the data home
 Count = Annotated[int, 0]
 
 
@@ -44,14 +45,14 @@ class Job(NamedTuple):
 
 
 class Subset(NamedTuple):
-    """A corpus smaller than the collection: the gold passages of all topics, and sampled distractors."""
+    """A smaller corpus: the gold passages of all topics, and sampled distractors (other passages)."""
 
     distractors: Count
     seed: Count = 0
 
 
 class Slice(NamedTuple):
-    """The queries of `topics` whose `meta` has `value` under `field`, scored under a separate name."""
+    """Queries of `topics` that are scored separately, as `name`: those with `value` in the field `field` of `meta`."""
 
     name: str
     topics: str
@@ -74,7 +75,7 @@ class ConditionsFile(NamedTuple):
 
 
 class Template(NamedTuple):
-    """Keys of a condition that generates others: `each` makes a condition from each combination of its values."""
+    """The keys of a [[condition]] table that make several conditions: one for each combination of values in `each`."""
 
     name: str
     each: Mapping[str, tuple[Any, ...]] = {}
@@ -84,12 +85,12 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """One system of a study, or an intermediate step that others need.
+    """One system of a study, or an intermediate step that other conditions need.
 
     Attributes:
         commands: the commands to run, in order.
-        search: flags of the search to score; "" for none.
-        answer: flags of `answer`, if its answers are scored too.
+        search: flags of the search that is scored; "" if nothing is scored.
+        answer: flags of `answer`, if answers are scored, too.
         topics: topics to use instead of the study's.
         corpora: by name of corpus, the seeds to score on it.
         best: by placeholder, the pattern of the conditions to choose from.
@@ -107,7 +108,7 @@ class Condition:
     best: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> set[str]:
-        """All placeholders in its commands, search and answers."""
+        """Return all placeholders in the commands, and in the flags of search and answer."""
         return {name for template in (*self.commands, self.search, self.answer) for name in placeholders(template)}
 
 
@@ -134,12 +135,12 @@ class Study:
         return (WHOLE, *self.subsets)
 
     def jobs(self) -> list[Job]:
-        """All jobs, ordered by seed, so that every system has run once before any is repeated."""
+        """Return all jobs: first each condition with its first seed, then each with its second seed, and so on."""
         turns = itertools.zip_longest(*([Job(each.name, s) for s in each.seeds] for each in self.conditions.values()))
         return [job for turn in turns for job in turn if job is not None]
 
     def needs(self, job: Job) -> dict[str, Job]:
-        """The jobs whose output a job reads, by condition. Raises: InputError if one of them lacks the job's seed."""
+        """Return, by condition, the jobs that a job reads from. Raises: InputError if one does not have its seed."""
         candidates = {name for each in self.candidates(job.condition).values() for name in each.values()}
         needed = {}
         for name in sorted((self.conditions[job.condition].names() | candidates) & self.conditions.keys()):
@@ -153,14 +154,14 @@ class Study:
         return needed
 
     def with_needs(self, jobs: Iterable[Job]) -> set[Job]:
-        """These jobs and all that they need, directly or indirectly."""
+        """Return these jobs and all jobs that they need, directly or indirectly."""
         found = set(jobs)
         while more := {needed for job in found for needed in self.needs(job).values()} - found:
             found |= more
         return found
 
     def candidates(self, condition: str) -> dict[str, dict[str, str]]:
-        """For each placeholder of `best`: the values to choose from, with the condition that tries each."""
+        """Return the values to choose from for each placeholder of `best`, with the condition that tries each value."""
         found = {}
         for placeholder, text in self.conditions[condition].best.items():
             pattern = re.compile(re.escape(text).replace(r"\*", "(.+)"))
@@ -181,7 +182,7 @@ def read_study(path: Path) -> Study:
     for table in file.condition:
         for made in _read_conditions(path, table, file):
             if made.name in conditions:
-                raise InputError(f"{path}: two conditions are called {made.name!r}")
+                raise InputError(f"{path}: two conditions are called {made.name!r}; rename one")
             conditions[made.name] = made
     _check_names(f"{path}: name", [file.name])
     _check_names(f"{path}: corpora", file.corpora, (WHOLE,))
@@ -203,7 +204,7 @@ def read_study(path: Path) -> Study:
 
 
 def _read_conditions(path: Path, table: Mapping[str, Any], file: ConditionsFile) -> Iterator[Condition]:
-    """The conditions of one [[condition]]: one, or one for each combination of the values in `each`."""
+    """Yield the conditions of one [[condition]] table: one for each combination of the values in `each`."""
     where = f"{path}: condition {abbreviate(table.get('name'))}"
     axes = check_type(table, Template, where, others=True).each
     for values in itertools.product(*axes.values()):
@@ -227,7 +228,7 @@ def _read_condition(where: str, table: dict[str, Any], file: ConditionsFile) -> 
 
 
 def _fill(value: Any, names: Mapping[str, Any]) -> Any:
-    """Replaces {name} in all texts of a value."""
+    """Replace {name} in all texts of a value."""
     if isinstance(value, str):
         for name, text in names.items():
             value = value.replace(f"{{{name}}}", str(text))
@@ -241,7 +242,7 @@ def _check_condition(where: str, study: Study, condition: Condition) -> None:
     _check_names(where, [condition.name], (*RESERVED, CORPORA))
     _check_names(f"{where}: topics", condition.topics)
     if not condition.seeds:
-        raise InputError(f"{where}: no seeds")
+        raise InputError(f"{where}: no seeds; give at least one")
     for template in condition.commands:
         _check_command(where, template, scored=False)
     for template in filter(None, (condition.search, condition.answer)):
@@ -267,7 +268,7 @@ def _check_condition(where: str, study: Study, condition: Condition) -> None:
 
 
 def _check_scored(where: str, study: Study, condition: Condition) -> None:
-    """Raises InputError where scoring lacks something, or names a seed that the condition does not have."""
+    """Raise InputError if a key for scoring is missing, or if a corpus names a seed that the condition lacks."""
     for corpus, seeds in condition.corpora.items():
         if foreign := set(seeds) - set(condition.seeds):
             raise InputError(
@@ -284,7 +285,7 @@ def _check_scored(where: str, study: Study, condition: Condition) -> None:
 
 
 def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) -> None:
-    """Raises InputError for the name of a file or folder that could be another place, or that is taken."""
+    """Raise InputError for a name that is taken, or that is unsafe as the name of a file or folder."""
     for name in names:
         if not NAME.fullmatch(name) or name in taken:
             but = f", and not {', '.join(taken)}" if taken else ""
@@ -295,10 +296,10 @@ def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) 
 
 
 def _check_command(where: str, template: str, scored: bool) -> None:
-    """Raises InputError for a command that is no verb of this package, or that may write elsewhere than into {out}.
+    """Raise InputError for a command that is not a verb of this package, or that may write outside {out}.
 
     Args:
-        scored: whether these are flags of the search or the answers that are scored, whose output the runner sets.
+        scored: True for the flags of search and answer; their --output is set by the runner.
     """
     quoted = f"{where}: {template[:200]!r}"
     try:
@@ -330,7 +331,7 @@ def _check_verb(where: str, words: Sequence[str]) -> None:
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, str]:
-    """Parse the folder of each model from texts such as bert-tiny=models/tiny. Raises: InputError."""
+    """Parse texts such as bert-tiny=models/tiny, as the folder of each model by name. Raises: InputError."""
     found = {}
     for text in texts:
         name, _, folder = text.partition("=")

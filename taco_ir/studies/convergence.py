@@ -1,4 +1,4 @@
-"""How fast systems learn: the steps until they rank held-out queries nearly as well as a baseline does after training.
+"""How fast systems learn: after how many steps they rank held-out queries nearly as well as a fully trained baseline.
 
 Ma et al., IAA, CIKM 2022, call a method learning-efficient if it needs few steps, and similarly many with every seed.
 """
@@ -15,11 +15,11 @@ from taco_ir.evaluation.tables import Cell, Marked, Table, without_empty
 from taco_ir.studies.records import Record, row_name
 
 SHARE = 0.95
-Curve = Sequence[tuple[int, float]]  # (step, macro page R-precision on held-out queries), steps rising
+Curve = Sequence[tuple[int, float]]  # (step, macro page R-precision on held-out queries), by ascending step
 
 
 class SystemCurves(NamedTuple):
-    """A system's learning curves by seed, and the number of trained parameters and of the backbone's parameters."""
+    """A system's learning curves by seed, and the numbers of trained parameters and of backbone parameters."""
 
     system: str
     base: str
@@ -29,8 +29,9 @@ class SystemCurves(NamedTuple):
 
 
 def convergence_table(results: Sequence[Record], baseline: str) -> Table:
-    """A table with a row for each system with curves, compared with the baseline on its base model and seed; fastest
-    first.
+    """Make a table of the steps in which each system reaches 95 % of the baseline's final score, fastest first.
+
+    Each training is compared with the baseline's training on the same base model, with the same seed.
 
     Raises:
         InputError: for a baseline without learning curves.
@@ -57,7 +58,7 @@ def convergence_table(results: Sequence[Record], baseline: str) -> Table:
 
 
 def steps_to(curve: Curve, goal: float) -> float | None:
-    """The steps at which a curve reaches a goal, interpolated linearly; None if it does not."""
+    """Return the step at which a curve first reaches `goal`, interpolated linearly; None if it never does."""
     before, low = 0, 0.0
     for number, (step, value) in enumerate(curve):
         if value >= goal:
@@ -67,7 +68,7 @@ def steps_to(curve: Curve, goal: float) -> float | None:
 
 
 def _group_curves(results: Sequence[Record]) -> list[SystemCurves]:
-    """Systems with curves, one for each seed, whatever corpora they were scored on."""
+    """Collect the systems with learning curves. A curve is taken once for each seed, even with several corpora."""
     found: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
     for result in results:
         if result.made.get("curve"):
@@ -105,7 +106,7 @@ def _make_row(system: SystemCurves, goals: Mapping[int, float]) -> list[Cell]:
 
 
 def _rank(row: Sequence[Cell]) -> tuple[str, bool, float, str]:
-    """Sorts by base, then by speed; systems that did not reach the goal with every seed come last."""
+    """Return a sort key: by base, then by speed; systems that missed the goal with a seed come last."""
     steps = row[-1]
     speed = steps.value if isinstance(steps, Marked) else 0.0
     return (str(row[1]), steps is None, speed, row_name(str(row[0]), str(row[1])))

@@ -23,26 +23,26 @@ from taco_ir.training.settings import MLM
 SIZE_FILE = "parameters.json"
 NUMBER = re.compile(r"\d+")
 MODELS = ("--model", "--reader")
-TRAINING_ONLY = (MLM, "condenser")  # heads, by how their files' names begin
-UNUSED = ("pooler.", "cls.")  # tensors of base models that no vector depends on
+TRAINING_ONLY = (MLM, "condenser")  # beginnings of the file names of heads
+UNUSED = ("pooler.", "cls.")  # tensors of base models that do not affect vectors
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "pyserini", "numpy")
 
 
 class Validation(NamedTuple):
-    """The keys read from a validation's scores."""
+    """The part of a validation's scores that is read from a training log."""
 
     macro: float | None = None
 
 
 class LogLine(NamedTuple):
-    """The keys read from a line of a training's log."""
+    """The part of a line of a training log that is read."""
 
     step: int
     validation: Validation | None = None
 
 
 def read_curve(training: Path) -> list[tuple[int, float]]:
-    """The (step, macro page R-precision) of each validation in the last training in a folder; empty without any."""
+    """Read (step, macro page R-precision) of each validation in the last training in a folder; empty without any."""
     log = _find_last(training, "log.jsonl")
     lines = [line for _, line in read_log(log, LogLine)] if log else []
     return [
@@ -51,18 +51,18 @@ def read_curve(training: Path) -> list[tuple[int, float]]:
 
 
 def best_validation(training: Path) -> float | None:
-    """The best score of a curve; None without validations. Step 0 does not count, since it is before training."""
+    """Return the best validation score after step 0 of the last training in a folder; None without validations."""
     return max((macro for step, macro in read_curve(training) if step), default=None)
 
 
 def read_sizes(training: Path) -> dict[str, int]:
-    """The numbers of trained parameters and of all parameters, in the last training in a folder; empty without any."""
+    """Read the numbers of parameters (`trained`, `backbone`) of the last training in a folder; empty without any."""
     file = _find_last(training, SIZE_FILE)
     return read_json(file, dict[str, int]) if file else {}
 
 
 def _find_last(training: Path, name: str) -> Path | None:
-    """The file of the last training under a folder; episode-10 comes after episode-2."""
+    """Return the file `name` of the last training in a folder; episode-10 comes after episode-2."""
 
     def place(path: Path) -> list[str]:
         return [NUMBER.sub(lambda number: number[0].zfill(9), part) for part in path.parts]
@@ -71,7 +71,7 @@ def _find_last(training: Path, name: str) -> Path | None:
 
 
 def read_dose(training: Path) -> dict[str, float | None]:
-    """The mean dose of the last training in a folder (`training.dose.Dose`); empty if none was logged."""
+    """Read the mean dose of the last training in a folder (see `training.dose.Dose`); empty if none was logged."""
     from taco_ir.training.dose import mean_dose
     from taco_ir.training.logged import logged_dose
 
@@ -81,13 +81,13 @@ def read_dose(training: Path) -> dict[str, float | None]:
 
 
 def training_facts(training: Path) -> dict[str, Any]:
-    """The curve, sizes and dose of a training, as far as they exist."""
+    """Collect the curve, the numbers of parameters and the dose of a training, as far as they exist."""
     found = {"curve": read_curve(training), "parameters": read_sizes(training), "dose": read_dose(training)}
     return {name: value for name, value in found.items() if value}
 
 
 def rank_trainings(trainings: dict[str, Path]) -> dict[str, float]:
-    """Held-out scores of trainings by name, best first. Raises: InputError for a training that was not validated."""
+    """Return the held-out score of each training, best first. Raises: InputError for a training without validation."""
     scores: dict[str, float] = {}
     for name, training in trainings.items():
         score = best_validation(training)
@@ -101,7 +101,7 @@ def rank_trainings(trainings: dict[str, Path]) -> dict[str, float]:
 
 
 def count_parameters(commands: Iterable[Sequence[str]]) -> int:
-    """The parameters of the models in --model and --reader; adapters include their backbone, hub names count as 0."""
+    """Count parameters of the models in --model and --reader. Adapters include their backbone; hub names count as 0."""
     named = {Path(value).resolve() for words in commands for flag, value in pairwise(words) if flag in MODELS}
     based = {(folder / record.base).resolve() for folder in named if (record := ModelFolder(folder).record) is not None}
     return sum(map(_count_numbers, {path for folder in named | based for path in folder.rglob("*.safetensors")}))
@@ -119,7 +119,7 @@ def _count_numbers(path: Path) -> int:
 
 
 def machine_facts(threads: int, device: str) -> dict[str, Any]:
-    """The machine, time, commit and library versions; Pyserini's only if it is used."""
+    """Return the processor, threads, time, commit, and the versions of installed libraries."""
     processor = f"{platform.machine()}, {os.cpu_count()} cores"
     if device != "cpu":
         import torch

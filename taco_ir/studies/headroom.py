@@ -1,4 +1,4 @@
-"""Computes the headroom over a study's baseline on each corpus, from the values by query in its records."""
+"""Computes the headroom of a study: by how much its best system beats the baseline, from its records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taco_ir.studies.records import Record
 
 
 class StudyHeadroom(NamedTuple):
-    """The headroom on one corpus over one row: the baseline on one base model."""
+    """The headroom on one corpus over one row, which is the baseline on one base model (see `evaluation.headroom`)."""
 
     corpus: str
     row: str
@@ -24,10 +24,10 @@ class StudyHeadroom(NamedTuple):
 
 
 def headroom_tables(results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()) -> list[Table]:
-    """A table for each corpus and base model, and one on whether a gain as large as the headroom could be detected.
+    """Make a headroom table for each corpus and base model, and a table of notes on which gains could be detected.
 
     Raises:
-        InputError: as `study_headroom`.
+        InputError: as in `study_headroom`.
     """
     found = study_headroom(results, baseline, measure, against)
     tables = [headroom_table(each.found, each.row, f"{each.corpus}, {measure}") for each in found]
@@ -38,15 +38,15 @@ def headroom_tables(results: Sequence[Record], baseline: str, measure: str, agai
 def study_headroom(
     results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()
 ) -> list[StudyHeadroom]:
-    """The headroom over a baseline by corpus and, if the baseline is on several base models, by base model.
+    """Compute how much the best system beats a baseline, for each corpus and each base model of the baseline.
 
     Args:
-        baseline: a row's name or a system.
-        against: patterns of the rows or systems to consider; empty: all. Systems on other base models are left out;
-            those without one, such as BM25, count only if named.
+        baseline: name of a row or a system.
+        against: patterns for the rows or systems to consider; empty: all. Systems on other base models are left out. A
+            system without a base model, such as BM25, counts only if a pattern matches it.
 
     Raises:
-        InputError: for an unknown baseline, or one without values by query.
+        InputError: for an unknown baseline, or a baseline without values by query.
     """
     found = []
     for corpus in dict.fromkeys(result.corpus for result in results):
@@ -68,7 +68,7 @@ def study_headroom(
 
 
 def _counts(system: System, baseline: System, against: Sequence[str]) -> bool:
-    """Whether a system is on the baseline's base, or on none and asked for, and matches a pattern."""
+    """Return whether a system matches a pattern and has the baseline's base model, or none and was asked for."""
     bases = [system.base, baseline.base] if not baseline.base else [baseline.base, *([""] if against else [])]
     names = (system.name, system.system)
     asked = not against or any(fnmatchcase(name, pattern) for name in names for pattern in against)
@@ -76,7 +76,7 @@ def _counts(system: System, baseline: System, against: Sequence[str]) -> bool:
 
 
 def _scores(system: System, measure: str) -> Scores:
-    """Values by query of whole topics by seed, where the records keep them."""
+    """Return the values by query by topics (without slices) and seed, as far as the records have them."""
     found: dict[str, dict[int, np.ndarray]] = {}
     for seed, scores in system.seeds.items():
         for name, each in scores.items():

@@ -1,11 +1,11 @@
 """Runs the jobs of a study: the commands of each condition and seed, once, then search and scores.
 
-A job works in `work/<condition>/<seed>/<content>/`, where `content` hashes all that its output depends on, so that
-nothing made under other conditions counts as done. In it, `out` is what its commands write, `step-<n>.json` says that
-one is done and what it took, `output.txt` is what they printed, `best.json` what was chosen for `best`, and
-`processes-<what>.json` counts a command's processes until it is done. `<corpus>-<content>/` is one scoring: `runs` is
-what was searched, `record.json` its record. A step that is done is skipped; a training that was killed resumes from its
-last checkpoint by itself.
+A job works in `work/<condition>/<seed>/<content>/`, where `content` is a hash of all that its output depends on. So
+nothing made under other conditions counts as done. Its commands write to `out`. `step-<n>.json` says that a command is
+done and what it took, `output.txt` has what the commands printed, `best.json` what was chosen for `best`, and
+`processes-<what>.json` counts a command's processes until the command is done. `<corpus>-<content>/` is one scoring,
+with run files in `runs` and the scores in `record.json`. A step that is done is skipped. A training that was killed
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -> list[Job]:
-    """The jobs with these seeds whose condition matches a pattern, and all that they need; without both, all jobs.
+    """Select jobs by patterns of conditions and by seeds (empty: all), and add all jobs that they need.
 
     Raises:
-        InputError: for a pattern or seed without any condition.
+        InputError: if a pattern matches no condition, or if no selected condition has these seeds.
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in study.conditions):
@@ -58,7 +58,7 @@ def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -
 
 
 def run_jobs(study: Study, jobs: Container[Job], run: Callable[[Job], None], workers: int) -> dict[Job, str]:
-    """Run jobs, `workers` at a time, earlier ones first; returns the failed ones with the reasons."""
+    """Run jobs in order, `workers` at a time; return the failed jobs with the error message of each."""
     rank = {job: place for place, job in enumerate(jobs)}
     sorter = TopologicalSorter({job: [need for need in study.needs(job).values() if need in rank] for job in jobs})
     sorter.prepare()
@@ -128,37 +128,37 @@ class Runner:
         self._gold = cache(lambda name: self.collection.load_topics(name).gold_fingerprint)
 
     def folder(self, job: Job) -> Path:
-        """The folder of a job. Raises: InputError if models that it needs were not given."""
+        """Return the folder of a job. Raises: InputError if a model that the job needs was not given."""
         return self.commands.folder(job)
 
     def is_done(self, job: Job) -> bool:
-        """Whether the job has run and is scored."""
+        """Return whether the job has run and is scored."""
         return self.has_run(job) and all(self.record(job, corpus).is_file() for corpus in self.corpora(job))
 
     def has_run(self, job: Job) -> bool:
-        """Whether the job is in the study and all its commands are done, so that it can be searched."""
+        """Return whether the job is in the study and all its commands are done, so that it can be scored."""
         condition = self.study.conditions.get(job.condition)
         return condition is not None and all(self.step(job, n).is_file() for n in range(len(condition.commands)))
 
     def corpora(self, job: Job) -> list[str]:
-        """The corpora that the job is scored on."""
+        """Return the corpora that the job is scored on."""
         corpora = self.study.conditions[job.condition].corpora
         return [corpus for corpus, seeds in corpora.items() if job.seed in seeds and corpus in self._scored]
 
     def step(self, job: Job, number: int) -> Path:
-        """The file that marks a command of the job as done."""
+        """Return the file that marks command `number` of the job as done."""
         return self.folder(job) / f"step-{number}.json"
 
     def runs(self, job: Job, corpus: str) -> Path:
-        """The folder of a corpus's run files."""
+        """Return the folder of the job's run files on a corpus."""
         return self.folder(job) / f"{corpus}-{self.content(job, corpus)}" / "runs"
 
     def record(self, job: Job, corpus: str) -> Path:
-        """The record of these runs, which marks them as scored."""
+        """Return the file of the job's record on a corpus. If it exists, the runs are scored."""
         return self.runs(job, corpus).with_name("record.json")
 
     def content(self, job: Job, corpus: str) -> str:
-        """A hash of all that a score depends on: job, search, passages, subset, slices, queries with gold, labels."""
+        """Return a hash of all that scores depend on: job, search, passages, subset, slices, queries, gold, labels."""
         condition, topics = self.study.conditions[job.condition], self._topics(job, self.collection)
         scored = {
             "job": self.commands.content(job),
@@ -172,7 +172,7 @@ class Runner:
         return fingerprint(scored)
 
     def run(self, job: Job) -> None:
-        """Run whatever is not done yet. Raises: InputError if a command fails, naming it and its log."""
+        """Run and score what is not done yet. Raises: InputError if a command fails, naming the command and its log."""
         folder = self.folder(job)
         with exclusive(folder, wait=False):
             folder.mkdir(parents=True, exist_ok=True)
@@ -191,8 +191,8 @@ class Runner:
         """Add the scores of jobs to the study's records, replacing records made under other conditions.
 
         Returns:
-            Records from other machines that stay, since their conditions are the same (or not recorded), each with
-            ours.
+            Pairs (recorded, ours) for records of other machines that are kept, because their conditions are the same
+            or unknown.
         """
         results = self.study.results
         known = {each.name: each for each in read_records(results)} if (results / RECORDS).is_file() else {}
@@ -209,7 +209,7 @@ class Runner:
         return stay
 
     def score(self, job: Job, corpus: str, runs: Path) -> Record:
-        """Search `corpus` as the condition says, into the folder `runs`, and score it."""
+        """Search a corpus as the condition says, write the run files to `runs`, and return their scores as a record."""
         condition = self.study.conditions[job.condition]
         collection, source = self._open_corpus(corpus)
         runs.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ class Runner:
         )
 
     def _open_corpus(self, name: str) -> tuple[Collection, str]:
-        """A corpus, and its name on the command line."""
+        """Return a corpus and its name on the command line."""
         if name == WHOLE:
             return self.collection, self.commands.collection
         subset = self.study.subsets[name]
@@ -268,16 +268,16 @@ class Runner:
     def _process(
         self, job: Job, template: str, what: str, more: Sequence[str] = (), home: Path | None = None
     ) -> dict[str, Any]:
-        """Runs a command of a job; returns what its record says of it.
+        """Run a command of a job; return what the job's record says about it.
 
         Args:
-            what: the name that its processes are counted under.
-            more: words behind the command.
-            home: a data home of its own.
+            what: the name under which its processes are counted.
+            more: words to add to the command.
+            home: a separate data home for the command.
         """
         words = [*self.commands.fill(job, template), *more]
         if words[0] == "export" and self._processes(job, what).is_file():
-            words.append("--overwrite")  # it may have ended well before its end was seen
+            words.append("--overwrite")  # the command may have succeeded before this was noted
         if words[0] in ON_DEVICE:
             words += ["--device", self.device]
         environment = dict.fromkeys(THREADS, str(self.threads)) | ({"TACO_IR_HOME": str(home)} if home else {})
@@ -288,16 +288,16 @@ class Runner:
 
 
 def make_home(home: Path) -> None:
-    """Make a data home without models, linked to the real one for all else, so that no collection is imported again."""
+    """Make an empty data home with links to the real one, so that collections are not imported again."""
     home.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (data_home() / name).mkdir(parents=True, exist_ok=True)
-        if not (home / name).is_symlink():  # as a killed job leaves it
+        if not (home / name).is_symlink():  # a killed job leaves links
             (home / name).symlink_to((data_home() / name).resolve(), target_is_directory=True)
 
 
 def _with_topics(study: Study, collection: Collection) -> Study:
-    """The study with names of topics in the place of `all-dev`, which stands for those of every task."""
+    """Return the study with names such as `all-dev` replaced by the topics of every task."""
     named = {name: [name] for name in study.topics}
     for name in named:
         if name.startswith("all-"):
@@ -306,7 +306,7 @@ def _with_topics(study: Study, collection: Collection) -> Study:
 
 
 def _hash_collection(collection: Collection) -> str:
-    """A hash of the passages, and of the topics that models are trained and validated on."""
+    """Return a hash of the passages, and of the topics for training and validation."""
     names = [str(topics) for topics in collection.topics_names if topics.split != "test"]
     topics = {name: sha256_once(collection.topics_path(name)) for name in names}
     return fingerprint([collection.passages.fingerprint, topics])

@@ -15,16 +15,16 @@ from taco_ir.pages import templates_of
 from taco_ir.studies.board import Board, BoardRow
 
 WIDTH, RIGHT, TOP, STEP, KEY = 880, 90, 40, 28, 24
-LEFT, TOPICS_LEFT = 300, 170  # room for names of systems, of topics
+LEFT, TOPICS_LEFT = 300, 170  # pixels for the names of systems, and of topics
 MOST_TICKS = 6
-COLOURS = 4  # of systems in a picture of topics, or of lines
+COLOURS = 4  # number of systems in a picture of topics or lines
 NUMBERED = re.compile(r"(?P<name>.+), (?P<what>[\w ]+?) (?P<number>\d+(?:\.\d+)?)")
 LINES_LEFT, LINES_HEIGHT = 70, 260
-STEPS = tuple(digit * 10**-power for power in (4, 3, 2, 1) for digit in (1, 2, 5))  # between ticks
+STEPS = tuple(digit * 10**-power for power in (4, 3, 2, 1) for digit in (1, 2, 5))  # distances between ticks
 
 
 def plot_averages(board: Board, measure: str) -> str:
-    """The rows' averages (or scores of the only topics) as bars, best first."""
+    """Draw the average score of each row as a bar, best first. With only one query set, the score is drawn."""
     rows = [(row.name, stat) for row in board.rows if (stat := row.stat(board.overall, measure))]
     reach = {name: max(stat.mean + (stat.sd or 0.0), *stat.by_seed) for name, stat in rows}
     place, ticks = _scale(max(reach.values(), default=1.0), LEFT)
@@ -47,10 +47,10 @@ def plot_averages(board: Board, measure: str) -> str:
 
 
 def plot_topics(board: Board, measure: str) -> str:
-    """The rows' scores on each topic as points; an arrow leads from the baseline to the best other row on its base.
+    """Draw each row's score on each query set as a point, with an arrow from the baseline to the best row on its base.
 
     Raises:
-        InputError: for more systems than colours, or none.
+        InputError: for more than four systems, or none.
     """
     if not 1 <= len(board.rows) <= COLOURS:
         raise InputError(f"svg-topics can show 1 to {COLOURS} systems, not {len(board.rows)}; hide some by --without")
@@ -66,7 +66,7 @@ def plot_topics(board: Board, measure: str) -> str:
         on_base = {row.name: score for row, score in found if row.base == start.base}
         before, after = on_base.get(start.name, 0.0), max(on_base.values(), default=0.0)
         points = [{"x": place(score), "label": f"{score:.3f}", "system": rows.index(row)} for row, score in found]
-        way = (place(before) + 9, place(after) - 7)  # between the two points, where there is room
+        way = (place(before) + 9, place(after) - 7)  # between the two points, if there is room
         line = {"name": topics.removesuffix("-dev"), "y": top + STEP * number, "points": points}
         lines.append(line | {"way": way if before and way[0] < way[1] else None})
     keys = [{"system": number, "name": row.name, "y": TOP + KEY * number} for number, row in enumerate(rows)]
@@ -84,13 +84,13 @@ def plot_topics(board: Board, measure: str) -> str:
 
 
 def plot_lines(board: Board, measure: str) -> str:
-    """The averages of systems whose names end in a number, such as `naive, width 4`, over this number (log scale).
+    """Draw the averages of systems with a number in the name, such as `naive, width 4`, over this number (log scale).
 
-    With a baseline that is such a system, each score is the difference to the baseline of the same number, and seeds
-    that both have are compared one by one. Large points are means over seeds, small ones are seeds.
+    If the baseline is such a system, each score is the difference to the baseline with the same number, seed by seed.
+    Large points are means over seeds; small points are single seeds.
 
     Raises:
-        InputError: for a board without two such systems of one name, more than four such names, or numbers that count
+        InputError: if no system exists with two numbers, for more than four such systems, or if the numbers count
             different things.
     """
     families: dict[tuple[str, str], dict[float, BoardRow]] = {}
@@ -152,7 +152,7 @@ def plot_lines(board: Board, measure: str) -> str:
 def _by_seed(
     own: Mapping[float, BoardRow], against: Mapping[float, BoardRow], board: Board, measure: str
 ) -> dict[float, list[float]]:
-    """Scores of each seed by number; differences at numbers that the baseline has, of seeds that both have."""
+    """Return the scores of all seeds by number or, with a baseline, differences for common numbers and seeds."""
 
     def scores(row: BoardRow) -> dict[int, float]:
         stat = row.stat(board.overall, measure)
@@ -169,7 +169,7 @@ def _by_seed(
 
 
 def _logarithmic(numbers: Sequence[float]) -> dict[float, float]:
-    """Where each number lies across."""
+    """Return the horizontal position of each number, on a log scale."""
     logs = [math.log(number) if number > 0 else 0.0 for number in numbers]
     width = (max(logs) - min(logs)) or 1.0
     room = WIDTH - RIGHT - LINES_LEFT - 60
@@ -180,7 +180,7 @@ def _logarithmic(numbers: Sequence[float]) -> dict[float, float]:
 
 
 def _scale(top: float, left: int) -> tuple[Callable[[float], float], Sequence[dict[str, Any]]]:
-    """Where a score lies across, and the ticks from 0 to the largest."""
+    """Return a function from a score to its horizontal position, and the ticks from 0 to `top`."""
     top = top or 1.0
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if top / step <= MOST_TICKS or step == 1.0)
     scale = (WIDTH - left - RIGHT) / top

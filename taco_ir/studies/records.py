@@ -27,7 +27,7 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]  # topics -> measure -> val
 
 
 def row_name(system: str, base: str) -> str:
-    """The name of a board's row: a system with its base model."""
+    """Return the name of a leaderboard row: the system and, in parentheses, its base model if it has one."""
     return f"{system} ({base})" if base else system
 
 
@@ -37,10 +37,10 @@ class TopicScores:
 
     Attributes:
         queries: number of queries.
-        fingerprint: hash of the queries and their gold; only runs with the same can be compared query by query.
-        means: by measure in printed form (`page R-precision`), the mean over the queries, not rounded.
-        by_query: measure -> values with six digits, in the order of the topics, of the queries that the measure applies
-            to (passage measures need gold passages); empty where only means were kept.
+        fingerprint: hash of the queries and their gold; only runs with equal hashes can be compared query by query.
+        means: the mean over the queries, not rounded, by measure as it is printed (`page R-precision`).
+        by_query: values of the queries by measure, with six digits, in the order of the topics. Only queries with the
+            gold that the measure needs have a value. Empty if only means were kept.
         part_of: for a slice, the topics that it is part of; otherwise "". Slices do not count in averages.
     """
 
@@ -56,9 +56,9 @@ class Record:
     """The scores of one run of one system, and how it was made.
 
     Attributes:
-        condition: the entry of the conditions file; several may make up one system (a model for each task).
-        system: the name of a board's row.
-        base: the encoder that training started from, "" for BM25.
+        condition: its name in the conditions file. Several conditions may form one system (a model for each task).
+        system: name of the system on leaderboards.
+        base: the encoder that training started from; "" for BM25.
         seed: random seed of the training.
         corpus: name of the passages searched; scores on different corpora never share a column.
         passages: number of passages.
@@ -92,7 +92,7 @@ class Record:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Add a record to a folder's records, replacing one of the same name. Its values are written first."""
+    """Add a record to the records of a folder; a record with the same name is replaced."""
     with exclusive(folder / RECORDS):
         before = {each.name: each for each in read_records(folder)} if (folder / RECORDS).is_file() else {}
         after = [each for _, each in sorted({**before, record.name: record}.items())]
@@ -116,7 +116,7 @@ def read_records(folder: Path) -> list[Record]:
     """Read all records of a folder, sorted by name.
 
     Raises:
-        InputError: for a folder without records, or a damaged one, naming file, line and fault.
+        InputError: if the folder has no records, or if a record is damaged, naming file, line and fault.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -134,7 +134,7 @@ def read_records(folder: Path) -> list[Record]:
             raise InputError(f"{where}: not valid JSON ({error})") from error
         own = values.get(str(value.pop("values", "")))
         if own is None:
-            raise InputError(f"{where}: its values are not in {QUERIES}")
+            raise InputError(f"{where}: its values are not in {QUERIES}; run the job again")
         record = _read_record(where, value, own)
         if check != whole:
             raise InputError(
@@ -149,10 +149,10 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
-    """Read records by name. Raises: InputError for an unknown name."""
+    """Read the records with these names, in this order. Raises: InputError for an unknown name."""
     found = {record.name: record for record in read_records(folder)}
     if missing := [name for name in names if name not in found]:
-        raise InputError(f"{folder / RECORDS}: no record is called {missing[0]}; python -m taco_ir.reproduce writes it")
+        raise InputError(f"{folder / RECORDS}: no record is called {missing[0]}; run `python -m taco_ir.reproduce`")
     return [found[name] for name in names]
 
 
@@ -162,7 +162,7 @@ def save_record(path: Path, record: Record) -> None:
 
 
 def load_record(path: Path) -> Record:
-    """Read a file written by `save_record`. Raises: InputError."""
+    """Read a record that `save_record` wrote. Raises: InputError if the file is damaged."""
     value = read_json(path, dict[str, Any])
     topics = check_type(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
     by_query = {name: scores.pop("by_query", {}) for name, scores in topics.items()}
@@ -170,7 +170,7 @@ def load_record(path: Path) -> Record:
 
 
 def _read_record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
-    """A record with its values by query. Raises: InputError where they do not give the means."""
+    """Make a record with its values by query. Raises: InputError if their means are not the recorded means."""
     if (version := value.pop("format", None)) != FORMAT:
         raise InputError(f"{where}: format is {abbreviate(version)}; this version reads only {FORMAT}")
     record = check_type(value, Record, where)

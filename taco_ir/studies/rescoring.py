@@ -16,11 +16,7 @@ from taco_ir.studies.scores import deviations
 
 
 def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Record]:
-    """Records by the name of a system, a row, a condition or the record itself; all records if no name is given.
-
-    Raises:
-        InputError: for an unknown name.
-    """
+    """Select records by names of systems, rows, conditions or records; no names: all. Raises: InputError."""
     names = [{result.system, result.row, result.condition, result.name} for result in results]
     for row in rows:
         if not any(row in of_result for of_result in names):
@@ -32,10 +28,10 @@ def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Recor
 
 
 def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> list[Record]:
-    """Records whose models are in the study's work folder, with a warning about the others.
+    """Select the records with models in the study's work folder, and log a warning about the others.
 
     Raises:
-        InputError: if there is none, or with `strict` if any is missing.
+        InputError: if no record has its model there, or if `strict` is True and a model is missing.
     """
     found = [result for result in results if runner.has_run(Job(result.condition, result.seed))]
     if len(found) < len(results):
@@ -44,7 +40,7 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
             f"their trainings are not in {runner.work}"
         )
         if strict or not found:
-            raise InputError(f"{missing}; make them with taco_ir.reproduce, or give another --work")
+            raise InputError(f"{missing}; run `python -m taco_ir.reproduce`, or give another --work")
         log.warning("%s", missing)
     return found
 
@@ -67,7 +63,7 @@ def check_records(results: Sequence[Record], runner: Runner) -> None:
         lines = deviations(recorded, rescore(runner, recorded), tolerance)
         if not lines:
             shutil.rmtree(check_folder(runner, recorded), ignore_errors=True)
-        log.info("%s: %s", recorded.name, "as recorded" if not lines else f"{len(lines)} scores moved")
+        log.info("%s: %s", recorded.name, "as recorded" if not lines else f"{len(lines)} scores changed")
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         count += len(lines)
     if count:
@@ -81,5 +77,5 @@ def rescore(runner: Runner, recorded: Record) -> Record:
 
 
 def check_folder(runner: Runner, recorded: Record) -> Path:
-    """The folder for the runs of a check."""
+    """Return the folder for the new runs of a record that is checked."""
     return runner.folder(Job(recorded.condition, recorded.seed)) / f"check-{recorded.corpus}"

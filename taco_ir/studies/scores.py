@@ -17,7 +17,7 @@ from taco_ir.studies.records import Record, TopicScores
 MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
 TESTED = tuple(map(Measure.parse, ("Rprec", "nDCG@10", "R@20")))
 ANSWER_MEASURES = tuple(map(Measure.parse, ("EM", "F1", "KILT-EM", "KILT-F1")))
-ANSWERS = "answers"  # the folder of answers beside runs
+ANSWERS = "answers"  # the folder for answers, in the folder of runs
 
 
 @collector_paused()
@@ -26,10 +26,10 @@ def score_runs(
 ) -> dict[str, TopicScores]:
     """Score `folder/<topics>.trec`, and `answers/<topics>.jsonl` if there are answers, by topics and slice.
 
-    Without pages, the measures for graded judgments are used.
+    If passages have no pages, the measures for graded judgments are used.
 
     Raises:
-        InputError: for a missing run, or one for other topics.
+        InputError: if a run is missing, or belongs to other topics.
     """
     page_of = collection.passages.page_of
     measures = MEASURES if collection.passages.has_pages else default_measures(has_pages=False, short=True)
@@ -48,7 +48,7 @@ def score_runs(
 
 
 def _select_scores(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
-    """The scores of the queries of `topics`."""
+    """Select the scores of the queries in `topics`."""
     qids = [query.qid for query in topics.queries]
     values = {
         str(measure): [round(by_qid[qid], DIGITS) for qid in qids if qid in by_qid]
@@ -67,7 +67,7 @@ def _select_scores(topics: Topics, scores: Scores, part_of: str = "") -> TopicSc
 
 
 def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[str], str]:
-    """Compare records from other machines with this work folder's: a warning for each that differs, and a summary."""
+    """Compare pairs (recorded, rescored); return a warning for each record that differs, and a summary."""
     lines = [lines for recorded, found in pairs if (lines := deviations(recorded, found, tolerance))]
     warnings = [f"{each[0]}{f', and {len(each) - 1} more' if len(each) > 1 else ''}" for each in lines]
     return warnings, (
@@ -77,7 +77,7 @@ def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: floa
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:
-    """A line for each mean that changed by more than the tolerance or that one record lacks, and for changed inputs."""
+    """Describe each mean that changed by more than the tolerance or is missing, and each changed input, in one line."""
     lines = []
     if (recorded.passages, recorded.collection) != (found.passages, found.collection):
         lines.append(
@@ -104,5 +104,5 @@ def _compare_means(before: TopicScores, after: TopicScores, tolerance: float) ->
         old, new = before.means.get(measure), after.means.get(measure)
         if old is None or new is None:
             yield f"{measure}: only {'found' if old is None else 'recorded'}"
-        elif not abs(new - old) <= tolerance:  # so that a NaN deviates
+        elif not abs(new - old) <= tolerance:  # also true for NaN
             yield f"{measure}: recorded {old:.6f}, found {new:.6f}, moved by {new - old:+.6f}; allowed {tolerance}"

@@ -31,7 +31,7 @@ class Leaderboard(tuple[Board, ...]):
     """The boards of a study, one for each corpus, the largest corpus first."""
 
     def tables(self, brief: bool = True) -> list[Table]:
-        """For each board and measure a table with a row for each system; without `brief` also slices and tests."""
+        """Make a table for each board and measure, with a row for each system; not `brief`: also slices and tests."""
         return [table for board in self for table in (brief_tables(board) if brief else board_tables(board))]
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -64,12 +64,12 @@ def leaderboard(
 
     Args:
         folder: the study's folder, with `results` in it.
-        baseline: a row's name, or a system, to test the others against; None: no tests.
-        corpus: name of a corpus, to show only this one.
-        topics: names such as ["nq-dev"], to show only these; the macro average is then over them.
-        measures: names such as ["Rprec", "R@20"]; empty: all that were recorded.
+        baseline: the name of a row or system to test the others against; None: no tests.
+        corpus: name of the only corpus to show; None: all.
+        topics: the only topics to show, such as ["nq-dev"]; the macro average is then over these. Empty: all.
+        measures: the measures to show, such as ["Rprec", "R@20"]; empty: all that were recorded.
         without: systems to hide (`*` matches any text); tests are still corrected for them.
-        seed: of the tests.
+        seed: random seed of the tests.
 
     Raises:
         InputError: for a folder without records, or an unknown name.
@@ -90,16 +90,17 @@ def leaderboard(
 def make_leaderboard(
     results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str], without: Sequence[str]
 ) -> Leaderboard:
-    """The boards for records, with the arguments of `leaderboard`; measures in printed form."""
+    """Make the boards of records. Arguments are as in `leaderboard`, but measures have their printed names."""
     check_patterns(results, without)
     return Leaderboard(hide_rows(make_boards(results, baseline, seed, measures), without))
 
 
 def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
-    """Boards as text in one of the forms of `evaluation.tables`, followed by scores quoted from papers.
+    """Render boards as text, followed by scores quoted from papers.
 
     Args:
-        brief: one table for each board and measure, without slices, tests and quoted scores.
+        form: a format of `evaluation.tables.render`.
+        brief: only one table for each board and measure, without slices, tests and quoted scores.
     """
     tables = Leaderboard(boards).tables(brief)
     quoted = [] if brief else quoted_beside(boards)
@@ -107,7 +108,7 @@ def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
 
 
 def board_tables(board: Board) -> list[Table]:
-    """For each measure a table of scores and, with a baseline, one of tests; then notes, if there are any."""
+    """Make for each measure a table of scores and, with a baseline, a table of tests; then notes, if any."""
     tables = []
     for measure in board.measures:
         tables.append(score_table(board, measure))
@@ -121,7 +122,7 @@ def _select_tests(board: Board, measure: str) -> Tests:
 
 
 def score_table(board: Board, measure: str) -> Table:
-    """A table with a row for each system: scores on topics, their macro average, then slices."""
+    """Make a table with a row for each system: scores on topics, their macro average, and scores on slices."""
     names = [*board.topics, *([MACRO] if len(board.topics) > 1 else []), *board.slices]
     tests = _select_tests(board, measure)
     columns = [_score_column(board.rows, tests, name, measure) for name in names]
@@ -136,7 +137,7 @@ def score_table(board: Board, measure: str) -> Table:
 
 
 def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: str) -> list[Cell]:
-    """Scores with marks of equal length, so that numbers stand below each other."""
+    """Make a column of scores with marks of equal length, so that numbers are aligned."""
     stats = [row.stat(name, measure) for row in rows]
     spreads = ["" if stat is None or stat.sd is None else f" ±{stat.sd:.3f}".replace("0.", ".") for stat in stats]
     found = [tests.get((row.system, row.base, name)) for row in rows]
@@ -149,7 +150,7 @@ def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: st
 
 
 def brief_tables(board: Board) -> list[Table]:
-    """A table of scores for each measure, with deviations only for the average; then notes, if there are any."""
+    """Make a table of scores for each measure, with standard deviations only for the average; then notes, if any."""
     tables = []
     short = {name: name.removesuffix("-dev") for name in board.topics}
     for measure in board.measures:
@@ -167,13 +168,13 @@ def brief_tables(board: Board) -> list[Table]:
 
 
 def _keep_sign(mark: str) -> str:
-    """A mark without its standard deviation."""
+    """Return a mark without its standard deviation."""
     sign = mark.strip()[-1:]
     return f" {sign}" if sign in ("+", "-") else ""
 
 
 def _note_tables(board: Board) -> list[Table]:
-    """Doses of the rows that have any, then notes."""
+    """Make a table of the rows with doses, and a table of notes, if there are any."""
     header = ["system", "base", *DOSE.values()]
     rows: list[list[Cell]] = [
         [row.system, row.base or None, *(row.dose.get(name) for name in DOSE)] for row in board.rows if row.dose
@@ -185,7 +186,7 @@ def _note_tables(board: Board) -> list[Table]:
 
 
 def difference_table(board: Board, measure: str) -> Table:
-    """A table with a row for each system: its difference from the baseline overall, and where it wins and loses."""
+    """Make a table of each system's difference from the baseline overall, and of the topics where it wins or loses."""
     tests = _select_tests(board, measure)
     rows: list[list[Cell]] = []
     for row in board.rows:
@@ -212,7 +213,7 @@ def difference_table(board: Board, measure: str) -> Table:
 
 
 def board_json(boards: Sequence[Board], quoted: Sequence[Quoted]) -> str:
-    """Everything as JSON with all digits; missing values are null or left out."""
+    """Render boards and quoted scores as JSON, with all digits. Missing values are null or left out."""
     value = {
         "boards": [_board_dict(board) for board in boards],
         "quoted": {"title": TITLE, "rows": [row._asdict() for row in quoted]},
@@ -236,7 +237,7 @@ FILE = Path(__file__).with_name("published.toml")
 
 
 class Quoted(NamedTuple):
-    """A row quoted from a paper: per cent by task (as far as given), their average, and the source."""
+    """A row quoted from a paper: its scores in per cent by task, their average, and the source."""
 
     system: str
     scores: Mapping[str, float]
@@ -245,18 +246,18 @@ class Quoted(NamedTuple):
 
 
 def read_published() -> list[Quoted]:
-    """All rows of published.toml, in its order."""
+    """Read all rows of published.toml, in the order of the file."""
     return [Quoted(**row) for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["row"]]
 
 
 def quoted_beside(boards: Sequence[Board]) -> list[Quoted]:
-    """The rows of published.toml, which are for KILT's tasks; none if the boards have other tasks."""
+    """Return the rows of published.toml, which are for KILT's tasks; empty if the boards have none of these tasks."""
     tasks = {canonical_task(name.rpartition("-")[0]) for board in boards for name in board.topics}
     return read_published() if tasks & KINDS.keys() else []
 
 
 def quoted_table(rows: list[Quoted]) -> Table:
-    """Quoted rows with two decimals, as the papers print them."""
+    """Make a table of quoted rows, with two decimals as in the papers."""
     tasks = list(dict.fromkeys(task for row in rows for task in row.scores))
     cells: list[list[Cell]] = []
     for row in rows:
