@@ -1,4 +1,4 @@
-"""`python -m taco_ir.adapt`: teach tasks to an encoder's query side, for an index that stays as it is."""
+"""`python -m taco_ir.adapt`: train only an encoder's query side on new tasks, and keep an existing index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST = (
 def parser() -> Parser:
     flags = Parser(
         "adapt",
-        "Teach tasks to the query side of a frozen encoder, for an index that stays as it is. A small adapter "
+        "Train only the query side of a frozen encoder on new tasks, and keep an existing index. A small adapter "
         "(bottleneck, LoRA or prompts) is trained on the queries, with all passages of the index as negatives: no "
         "passage is read, encoded or mined. The whole index is searched with held-out queries to choose the best "
         "step; tasks that the adapter does not help keep the original model. If you stop it, the same command "

@@ -50,7 +50,7 @@ def parser() -> Parser:
         "runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
     )
     flags.flag("--quiet", "print only the scores, not the answers", action="store_true")
-    # the reader reads in batches, whatever retrieves
+    # --batch-size also acts with BM25, since the reader uses it
     limit_search_flags(
         flags, ("--quiet", "--format", "--with-gold"), [flag for flag in DENSE_FLAGS if flag != "--batch-size"]
     )

@@ -82,7 +82,7 @@ def parser() -> Parser:
     flags.flag("--brief", brief, action="store_true")
     flags.flag(
         "--format",
-        "output format. Tables show only the first measure, unless --measures asks for others. svg: bars of the "
+        "output format. Tables show only the first measure, or the measures of --measures. svg: bars of the "
         "macro averages on the first board. svg-topics: scores of up to four systems on each topic. svg-lines: "
         "averages of systems whose names differ by a number, such as 'naive, width 4', minus the baseline's average "
         "[default: table]",

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pretrain`: prepare a backbone for retrieval on passages alone, without queries."""
+"""`python -m taco_ir.pretrain`: prepare a backbone for retrieval on the passages of a collection, without queries."""
 
 from __future__ import annotations
 

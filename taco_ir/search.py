@@ -247,7 +247,7 @@ def answer(request: SearchRequest, collection: Collection, options: Namespace) -
         index=options.index,
         vectors=request.index if isinstance(request.index, Streamed) else None,
         weights=request.hybrid_weights,
-        tasks=[options.task] if options.query is not None or options.task else [],  # else it is said with each query
+        tasks=[options.task] if options.query is not None or options.task else [],  # []: each query names its task
     )
     if options.serve is not None:
         from taco_ir.serving.page import SearchPage, serve

@@ -1,1 +1,1 @@
-"""Adaptation: training the query side of a frozen encoder on new tasks, for an index that stays as it is."""
+"""Adaptation: training the query side of a frozen encoder on new tasks, without changes to an existing index."""

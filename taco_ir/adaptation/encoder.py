@@ -1,4 +1,4 @@
-"""Builds the encoder of an adaptation: a frozen backbone with adapters for queries; passages use the backbone alone."""
+"""Builds the encoder of an adaptation: a frozen backbone with adapters for queries; passages use only the backbone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
     if backbone.is_untied:
         raise InputError(
             f"--model {base}: it has separate encoders for queries and passages, and an adapter needs a single "
-            "one; give the query encoder alone, with an index that does not record its encoder"
+            "one; give only the query encoder, with an index that does not record its encoder"
         )
     try:
         check_adapters(adapters, EncoderSettings(), folder.path, backbone.path)

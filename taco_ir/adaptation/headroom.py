@@ -40,7 +40,7 @@ def adaptation_headroom(settings: AdaptSettings, overwrite: bool = False) -> lis
         raise InputError("--headroom is measured on held-out queries, but held_out is none; give --held-out 0.2")
     scores = {}
     for share in (ONE, TASK):
-        compare = settings.compare and not settings.collection  # BM25 would be the same beside both
+        compare = settings.compare and not settings.collection  # BM25's scores would be the same in both
         own = replace(
             settings, share=share, keep_if_better=False, compare=compare, output=str(Path(settings.output) / share)
         )

@@ -17,7 +17,7 @@ from taco_ir.evaluation.significance import Column, compare, paired_differences
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.md"
-MADE_OF_FILE = "made_of.json"  # settings and hashes of what is given, written when an adaptation begins
+MADE_OF_FILE = "made_of.json"  # settings and hashes of all inputs, written when an adaptation begins
 ADAPTER = "adapter"
 ADVICE = "remove it and run the same command again"
 

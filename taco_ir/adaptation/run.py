@@ -163,7 +163,7 @@ class Adaptation:
         sections = (optimiser, how, settings.section(ValidationSettings))
         loop = Loop(*sections, step, plan, output, processes, reporter, validation, watchers=watchers)
         if loop.state.step:
-            self._say(f"going on after step {loop.state.step:,}")
+            self._say(f"continuing after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
         with timed() as seconds:
             with closing(watchers):

@@ -93,7 +93,7 @@ class _WholeLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float) -> Tensor:
         scaled_BD = queries_BD / temperature
-        lowest = torch.finfo(queries_BD.dtype).min / 2  # not -inf, whose differences are not numbers
+        lowest = torch.finfo(queries_BD.dtype).min / 2  # not -inf, because -inf - (-inf) is NaN
         best_B = queries_BD.new_full((len(queries_BD),), lowest)
         total_B, weighted_BD = torch.zeros_like(best_B), torch.zeros_like(queries_BD)
         score_P = queries_BD.new_zeros(len(targets.row_P))

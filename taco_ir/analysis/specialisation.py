@@ -122,7 +122,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     data.check_shares(config.batch)
     for subject in subjects:
         _check_prompts(subject, data.tasks)
-    mined = data.read_mined(config.negatives, first.episodes[-1]) if own else {}  # whichever tasks are asked for
+    mined = data.read_mined(config.negatives, first.episodes[-1]) if own else {}  # of all tasks of the training
     negatives = mined or data.load_negatives(config.negatives, output, first.model)
     samplers = data.samplers(config.batch, negatives)
     texts, other_texts = Texts({}, {}), dict[Any, Texts]()

@@ -55,7 +55,7 @@ def rouge_l(answer: str, gold: str) -> float:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words of each sentence; a sentence of blanks alone has the empty word, as in that package."""
+    """Returns the words of each sentence; a sentence of only blanks has one empty word, as in the package `rouge`."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 

@@ -152,7 +152,7 @@ def _headroom(
 
 
 def _deviation(topics: Sequence[Mapping[int, Values]]) -> float | None:
-    """Standard deviation over seeds of the mean of the topics' means."""
+    """Returns the standard deviation over seeds of the mean of the topics' means; None for fewer than two seeds."""
     common = set.intersection(*(set(each) for each in topics))
     means = [fmean(float(np.mean(each[seed])) for each in topics) for seed in sorted(common)]
     return stdev(means) if len(means) > 1 else None

@@ -20,7 +20,7 @@ AT_K = ("recall", "success", "precision")
 
 
 class _Match(NamedTuple):
-    """What the measures need of one ranking.
+    """The facts about one ranking that the measures need.
 
     Attributes:
         sets: the number of distinct evidence sets.
@@ -56,7 +56,7 @@ def _match(ranking: Sequence[str], query: Query) -> _Match:
 
 
 def _below(limit: int, positions: list[int]) -> int:
-    """How many positions are less than `limit`; a list is faster for a handful than a generator."""
+    """Returns how many positions are less than `limit`; for a few positions, a list is faster than a generator."""
     return sum([position < limit for position in positions])
 
 
@@ -93,7 +93,7 @@ def kilt_scores(
 
 
 def _cutoff(measure: str) -> tuple[str, int]:
-    """Kind and k of a measure; k is 0 for R-precision."""
+    """Returns the kind and k of a measure; k is 0 for R-precision."""
     kind, _, k = measure.partition("@")
     if measure != R_PRECISION and not (kind in AT_K and k.isdecimal() and int(k) > 0):
         allowed = ", ".join([R_PRECISION, *(f"{kind}@k" for kind in AT_K)])

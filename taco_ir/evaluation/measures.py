@@ -189,7 +189,7 @@ def passage_scores(
 
 
 def _cut_after_last(relevant: Collection[str], docids: Sequence[str]) -> Sequence[str]:
-    """Hits up to the last relevant one; those after it change no value."""
+    """Returns the hits up to the last relevant hit; later hits change no value."""
     found = [docids.index(docid) for docid in set(relevant).intersection(docids)]
     return docids[: max(found, default=-1) + 1]
 

@@ -174,7 +174,7 @@ def bootstrap_intervals(
 
 
 def _flip(columns: Mapping[Column, Values], seed: int, name: str, samples: int) -> Iterator[dict[Column, Values]]:
-    """Blocks of each column's means under flips [n]; a column's flips do not depend on the other columns."""
+    """Yield blocks of each column's means under flips [n]; a column's flips do not depend on other columns."""
     groups = _group_by_length(columns)
     streams = [flips(differences_QS, generator(seed, "flips", name), samples) for _, differences_QS in groups]
     for blocks in zip(*streams, strict=True):
@@ -185,7 +185,7 @@ def _flip(columns: Mapping[Column, Values], seed: int, name: str, samples: int) 
 
 
 def _resample(columns: Mapping[Column, Values], seed: int, name: str, samples: int) -> dict[Column, Values]:
-    """Each column's means on resampled queries [N], with the same independence."""
+    """Returns each column's means on resampled queries [N]; a column's samples do not depend on other columns."""
     found: dict[Column, Values] = {}
     for together, differences_QS in _group_by_length(columns):
         means_NS = resampled_means(differences_QS, generator(seed, "redrawn", name), samples)
@@ -194,7 +194,7 @@ def _resample(columns: Mapping[Column, Values], seed: int, name: str, samples: i
 
 
 def _group_by_length(columns: Mapping[Column, Values]) -> list[tuple[list[Column], Values]]:
-    """Columns with values of equally many queries, and their differences side by side [Q, S]."""
+    """Groups columns that have the same number of queries; returns each group and its differences [Q, S]."""
     by_length: dict[int, list[Column]] = defaultdict(list)
     for column, differences_Q in columns.items():
         by_length[len(differences_Q)].append(column)

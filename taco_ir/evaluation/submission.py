@@ -39,7 +39,7 @@ def build_files(collection: Collection, topics: Sequence[Topics], runs: Sequence
 
 
 def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[str, RunFile]:
-    """The run file of each of the topics. Raises: InputError for missing runs, or runs of several systems."""
+    """Returns the run file of each of the topics. Raises: InputError for missing runs, or runs of several systems."""
     files = list(read_run_files(paths, topics).values())
     if len(systems := sort_by_system(files, topics)) > 1:
         names = f"{len(systems)} systems ({', '.join(systems)})"
@@ -48,7 +48,7 @@ def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[st
 
 
 def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
-    """The submission file of one run, warning of queries with few pages. Raises: InputError for a foreign run."""
+    """Returns the submission file of one run; warns of queries with few pages. Raises: InputError for a foreign run."""
     run = file.runs[topics.name]
     if run.level == "page":
         outputs = read_outputs(file.path)

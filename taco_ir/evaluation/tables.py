@@ -124,7 +124,7 @@ FORMS: dict[str, Callable[[Table], str]] = {"table": _plain, "markdown": _markdo
 
 
 def _texts(table: Table, escape: Escape, bold: Escape) -> list[list[str]]:
-    """Header and rows as escaped texts, the best of a column (ties as shown) in bold."""
+    """Returns header and rows as escaped texts, with the best number of a column in bold (ties as shown)."""
     numbers = [[_number(cell) for cell in row] for row in table.rows]
     best = {}
     for column, name in enumerate(table.header):
@@ -156,7 +156,7 @@ def show(value: float | int) -> str:
 
 
 def _numeric_columns(table: Table) -> list[bool]:
-    """Which columns hold no text and are aligned to the right."""
+    """Returns, for each column, True if it contains no text and is aligned to the right."""
     return [not any(isinstance(row[column], str) for row in table.rows) for column in range(len(table.header))]
 
 

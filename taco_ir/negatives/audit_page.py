@@ -19,7 +19,7 @@ LEGEND = (
     "without: queries without any negative",
     "gold dropped: share of the hits looked at that are gold or on a gold page",
     "gold kept: negatives in the file that are gold or on a gold page; must be 0",
-    "with answer: share of negatives whose text holds an answer, likely false negatives; "
+    "with answer: share of negatives with an answer in the text, likely false negatives; "
     "- where answers are no spans of text",
     "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
     "margin: median of best gold score less negative's score",
@@ -58,7 +58,7 @@ def summary(tasks: Sequence[TaskAudit]) -> Table:
 
 
 def _counts(task: TaskAudit) -> list[Cell]:
-    """Negatives, in all and per query."""
+    """Returns the number of negatives, in all and per query."""
     return [task.negatives, task.negatives / task.queries]
 
 
@@ -76,7 +76,7 @@ def source_tables(sources: Sequence[SourceAudit]) -> list[Table]:
 
 
 def _overlap_rows(sources: Sequence[SourceAudit], names: Sequence[str]) -> list[list[Cell]]:
-    """The overlaps within each topics, then over all of several."""
+    """Returns the overlaps within each of the topics and, if there are several, over all topics."""
     by_topics = [list(rows) for _, rows in groupby(sources, key=lambda each: each.task.topics)]
     rows = [
         _overlap_row(each.task.topics, each.source, np.array(each.shared), place)
@@ -136,7 +136,7 @@ def lead(audit: Audit) -> str:
     if whole := sum(task.negatives for task in spans):
         holding = sum(task.with_answer or 0 for task in spans) / whole
         of = "" if len(spans) == len(audit.tasks) else f" of {', '.join(task.topics for task in spans)}"
-        found.append(f"{holding:.1%}{of} hold an answer and so are likely false negatives")
+        found.append(f"{holding:.1%}{of} contain an answer and so are likely false negatives")
     if count := sum(len(task.margins) for task in audit.measured):
         above = sum(int((task.margins <= 0).sum()) for task in audit.measured) / count
         found.append(f"{above:.1%} score at least as high as the best gold passage")

@@ -93,7 +93,7 @@ def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
         docids[each.name] = {query.qid: list(query.negatives) for query in each.queries if query.negatives}
         if not docids[each.name]:
             raise InputError(
-                f"negatives is given, but {each.name} lists no hard negatives; choose bm25, ance or a file"
+                f"negatives is 'given', but {each.name} lists no hard negatives; choose bm25, ance or a file"
             )
     return Negatives((NegativesHeader("given", "", passages, 0, 0, 0, (), 0),), docids)
 
@@ -189,7 +189,7 @@ def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[Negatives
 
 
 def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[str]]:
-    """Canonical topics name, qid and docids of a line."""
+    """Returns the canonical topics name, qid and docids of a line."""
     _check(where, row, ROW_KINDS if sources == 1 else MERGED_ROW_KINDS)
     docids, scores = row["docids"], row["scores"]
     if not (matched := TOPICS.fullmatch(row["topics"])):
@@ -208,7 +208,7 @@ def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[
 
 
 def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
-    """Raise InputError unless each docid has its sources, each once, and a score for each of them."""
+    """Raise InputError if a docid does not have a list of sources without repeats and a score for each of them."""
     docids, labels, scores = row["docids"], row["sources"], row["scores"]
     each_docid = f"for each of the {len(docids)} docids"
     if len(labels) != len(docids) or not all(_are_places(each, sources) for each in labels):
@@ -231,7 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check(where: str, record: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """Raise InputError unless `record` has exactly the keys of `kinds`, each of its kind."""
+    """Raise InputError if `record` does not have exactly the keys of `kinds`, or a value is of another kind."""
     if record.keys() != kinds.keys():
         missing, unknown = [key for key in kinds if key not in record], [key for key in record if key not in kinds]
         raise InputError(f"{where}: keys missing {missing}, unknown {unknown}; it must have the keys {list(kinds)}")

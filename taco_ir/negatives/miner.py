@@ -23,7 +23,7 @@ from taco_ir.negatives.sources import FileRankings, Maker, Rankings, RetrieverRa
 from taco_ir.retrieval.retrievers import Ranker
 
 SUFFIX = ".jsonl"
-# their answers are a verdict, an utterance, an essay, or the title of a page, which all its mentions hold
+# tasks with answers that are not spans of text, or (entity linking) a page title that all its mentions contain
 NO_SPANS = ("fact checking", "dialogue", "long-form QA", "entity linking")
 WITHOUT_SPANS = frozenset(task.name for task in KILT_TASKS if task.kind in NO_SPANS)
 Row = tuple[str, str, list[Ranking]]
@@ -237,7 +237,7 @@ def _made_of(sources: Sequence[NegativesHeader], names: Iterable[str]) -> dict[s
 
 
 def _read_record(output: Path) -> dict[str, Any] | None:
-    """Read what an existing negatives file says it was made of; None for any other file."""
+    """Read what an existing negatives file was made of; None for any other file."""
     try:
         found = read_negatives(output, None)
     except InputError:
@@ -273,7 +273,7 @@ def _mine_rows(
 
 
 def _check_run(run: Run, topics: Topics, collection: Collection, settings: MiningSettings, by: str) -> None:
-    """Warn of a run with too few hits. Raises: InputError where none is left after skip."""
+    """Warn of a run with too few hits. Raises: InputError if no hit is left after skip."""
     longest = max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
     if longest <= settings.skip:
         window = f"--mine-skip {settings.skip} (--window {settings.skip}:{settings.depth})"
@@ -290,7 +290,7 @@ def _check_run(run: Run, topics: Topics, collection: Collection, settings: Minin
 
 
 def _mine_run(collection: Collection, run: Run, topics: Topics, settings: MiningSettings) -> Iterator[Mined]:
-    """The negatives of each query, in topic order."""
+    """Yield the negatives of each query, in topic order."""
     store = collection.passages
     hits = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids[: settings.depth])
     gold = list(dict.fromkeys(docid for query in topics.queries for docid in query.gold_passages))

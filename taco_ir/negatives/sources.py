@@ -144,7 +144,7 @@ class RetrieverRankings(Rankings):
         return equal and found.get("hits", 0) >= self._depth and self._path(topics).is_file()
 
     def _retrieve(self, topics: Topics) -> None:
-        """Rank, batch by batch. The record is written last, so that a run with a record is whole."""
+        """Rank, batch by batch. The record is written last, so that a run with a record is complete."""
         path, record = self._path(topics), self._record(topics)
         record_path(path).unlink(missing_ok=True)
         rankings: dict[str, Ranking] = {}
@@ -217,7 +217,7 @@ class FileRankings(Rankings):
         return any(query.qid in self._one.rankings for query in topics.queries)
 
     def _refuse_shared(self, topics: Sequence[Topics]) -> None:
-        """Raise InputError where queries of several topics would share one ranking."""
+        """Raise InputError if queries of several topics would share one ranking."""
         if self._path.is_dir():
             return
         counts = Counter(query.qid for topic in topics for query in topic.queries if query.qid in self._one.rankings)
@@ -227,7 +227,7 @@ class FileRankings(Rankings):
             raise InputError(f"--source {self._path}: {several}; give a folder with a run for each")
 
     def _made_by(self, records: Mapping[Path, Mapping[str, Any]]) -> Maker:
-        """Retriever and encoder, if the records of all runs name the same; else the name and hash of the files."""
+        """Returns retriever and encoder, if all runs' records name the same; otherwise the files' name and hash."""
         makers = {(record.get("system", ""), fingerprint(record.get("inputs", {}))) for record in records.values()}
         if len(makers) > 1:
             names = ", ".join(sorted(name or "unknown" for name, _ in makers))

@@ -253,7 +253,7 @@ def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Ite
 
 
 def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
-    """Writes the tokenizer with these tokens alone, numbered in this order."""
+    """Writes the tokenizer with only these tokens, numbered in this order."""
     rows = {token: row for row, token in enumerate(kept)}
     values = read_json(source / TOKENIZER, dict[str, Any])
     values["model"]["vocab"] = rows
@@ -265,7 +265,7 @@ def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
 
 
 def _renumber(processor: dict[str, Any], rows: dict[str, int]) -> None:
-    """Sets the ids that a post-processor keeps beside its tokens."""
+    """Sets the token ids in a post-processor to the new ids."""
     for name in ("sep", "cls"):
         if processor.get(name):
             processor[name] = [processor[name][0], rows[processor[name][0]]]

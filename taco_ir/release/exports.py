@@ -21,7 +21,7 @@ from taco_ir.retrieval.encoding import encode_topics
 
 KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
 WEIGHTS = ("float16", "int8")
-COMPARED = 1000  # passages whose vectors a compact folder is compared on
+COMPARED = 1000  # passages on which the vectors of a compact folder are compared with the original
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) 
         require_writable(output)
     with hub_errors(name, revision):
         if not constants.HF_HUB_OFFLINE:
-            HfApi().model_info(name, revision=revision)  # a hub that cannot be reached is told, whatever the cache has
+            HfApi().model_info(name, revision=revision)  # fails if the hub cannot be reached, even with a full cache
     folder = fetch(name, revision)
     files = {path: file for path, file in _files(folder).items() if _travels(path)}
     hashes = {path: _checked_hash(name, path, file) for path, file in files.items()}
@@ -193,7 +193,7 @@ def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) 
         except InputError as error:
             if tower.record is None:
                 raise
-            log.warning("%s", error)  # a search can say by --base where it is
+            log.warning("%s", error)  # a search can name the folder with --base
     if output is None:
         return folder
     made_of = {"files": hashes}
@@ -211,7 +211,7 @@ def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) 
 
 
 def _checked_hash(name: str, path: str, file: Path) -> str:
-    """SHA-256 of a file in the hub's cache, where a link leads to a file that is named by its hash.
+    """Returns the SHA-256 of a file in the hub's cache, in which a link leads to a file that is named by its hash.
 
     Raises:
         InputError: for a file with another hash; it is removed, so that the next pull downloads it again.

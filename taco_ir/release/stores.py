@@ -1,9 +1,9 @@
 """Exports encoded passages to vector stores: parquet files, Qdrant, and JSON lines for Lucene's HNSW index.
 
-    DIR/manifest.json              what it was made of, and how many blocks of the vectors are in it
+    DIR/manifest.json              what the export was made of, and how many blocks of vectors it has
     DIR/parquet/00000.parquet      columns docid, page, title, text and vector
     DIR/lucene-json/00000.jsonl    {"docid": "12#3", "contents": "Bach\\nJohann ...", "vector": [0.25, ...]} a line
-    DIR/qdrant/                    a store of Qdrant's local mode, unless the points go to a server
+    DIR/qdrant/                    a store of Qdrant's local mode, if the points do not go to a server
 
 An export is written in parts of several blocks. A part is complete or absent, and a stopped export continues after its
 last part.

@@ -121,5 +121,5 @@ class _Shift:
             log.warning("%s: its worker ended (%s); another takes it", where, said)
             self._waiting.append(unit)
         else:
-            log.warning("%s: %d workers ended at it (%s); others go on", where, TRIES, said)
+            log.warning("%s: %d workers ended at it (%s); other shards continue", where, TRIES, said)
             self._lost[unit.number] = f"{TRIES} workers ended at it ({said})"

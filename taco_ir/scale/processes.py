@@ -119,7 +119,7 @@ def main() -> None:
     share_processors()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # what libraries print is no answer
+        os.dup2(2, 1)  # output that libraries print is not an answer
         worker = Worker()
         print(json.dumps(Answer("ready")), file=answers, flush=True)
         for line in sys.stdin:

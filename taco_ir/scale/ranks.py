@@ -46,7 +46,7 @@ class Ranks:
         if self.world > 1 and device == "cuda":
             import torch
 
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from here on
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # from now on, `cuda` means this GPU
 
     @property
     def first(self) -> bool:

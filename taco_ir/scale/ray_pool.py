@@ -75,7 +75,7 @@ class Ray(Pool):
 
         self._needs = {"num_cpus": cpus, "num_gpus": gpus}
         self._actors: dict[int, Any] = {}
-        self._asked: dict[Any, int] = {}  # what will be an answer -> whose
+        self._asked: dict[Any, int] = {}  # Ray's handle of a future answer -> worker
         self._hired = 0
         self._ray, self._ours = ray, not ray.is_initialized()
         if self._ours:

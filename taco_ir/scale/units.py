@@ -98,7 +98,7 @@ class Worker:
         """Finish a unit. Raises: whatever its kind raises."""
         begun, key = time.perf_counter(), fingerprint([unit.kind, unit.spec])
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None  # before what comes needs its memory
+            self._loaded = None  # frees its memory before the next model and data are loaded
             self._loaded = key, resolve(unit.kind)(unit.spec)
         rows = self._loaded[1].run(unit.number, unit.of, report)
         return Answer("done", "", rows, time.perf_counter() - begun, socket.gethostname())
@@ -110,7 +110,7 @@ class Worker:
             found = self.run(Unit(*json.loads(unit)))
         except InputError as error:
             found = Answer("refused", str(error), host=host)
-        except Exception as error:  # such as memory that a GPU lacks: another worker may have it
+        except Exception as error:  # such as too little GPU memory: another worker may have more
             if isinstance(error, OSError) and is_users(error):
                 found = Answer("refused", f"{error.filename or 'output'}: {error.strerror}", host=host)
             else:

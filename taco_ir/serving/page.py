@@ -141,7 +141,7 @@ def make_server(page: SearchPage, port: int) -> HTTPServer:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
-                # a site elsewhere whose name leads here
+                # another web site with a name that resolves to this machine
                 self.send_error(HTTPStatus.FORBIDDEN, f"ask for http://{HOST}:{server.server_port}/")
             elif url.path != "/":
                 self.send_error(HTTPStatus.NOT_FOUND)

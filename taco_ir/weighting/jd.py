@@ -29,7 +29,7 @@ class JacobianDescent(GramianWeighting):
     """
 
     aggregator: ClassVar[str]
-    weigher: Any  # what finds the aggregator's weights
+    weigher: Any  # finds the aggregator's weights
 
     def __init__(
         self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), **options: Any
@@ -51,7 +51,7 @@ class JacobianDescent(GramianWeighting):
             raise FloatingPointError("the gradient of a task is not finite")
         try:
             weights_T = self._weigh(gramian_TT)
-        except Exception as error:  # whatever a solver raises
+        except Exception as error:  # solvers raise various errors
             raise FloatingPointError(f"{self.aggregator} found no weights: {error}") from error
         weights = tuple(weights_T.tolist())
         return self._combination(weights), StepReport(weights, {"weight_sum": sum(weights)})
@@ -144,7 +144,7 @@ class NashMTL(JacobianDescent):
         self.register_buffer("last_weights", torch.ones(tasks, dtype=torch.float64))
 
     def _weigh(self, gramian_TT: Tensor) -> Tensor:
-        """Nash-MTL reads a matrix of gradients; any root of the Gramian has the same inner products and lengths."""
+        """Nash-MTL needs gradients: any root of the Gramian has the same inner products and lengths."""
         if self.tasks == 1:  # there is nothing to bargain about
             return torch.ones(1)
         squares_T, vectors_TT = torch.linalg.eigh(gramian_TT)

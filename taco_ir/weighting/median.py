@@ -18,7 +18,7 @@ Bracket = tuple[float, float]  # bounds between which a median is searched
 SAMPLE = 1 << 17
 SMALL = 1 << 18  # below this, sorting everything costs nothing
 DEVIATIONS = 4.0  # of the rank of a sample's median: the bracket misses once in 16,000 samples
-ROOM = 32  # one entry in so many may lie inside the bracket: three times what a sample without ties leads to
+ROOM = 32  # 1/32 of the entries may lie inside the bracket: three times as many as expected without ties
 
 
 class Sensitivities:
@@ -104,7 +104,7 @@ def _rank(count: int, zeros: int) -> int:
 
 
 def _above(ordered: Floats, floor: float) -> Floats:
-    """The part of sorted values that is larger than `floor`."""
+    """Returns the part of sorted values that is larger than `floor`."""
     return ordered[np.searchsorted(ordered, ordered.dtype.type(floor), side="right") :]
 
 

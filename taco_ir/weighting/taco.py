@@ -27,7 +27,7 @@ SAMPLED = 1 << 17  # entries in which shares are counted: to within .3 %, if hal
 BY_SHARE = re.compile(r"share:(0?\.\d+)")
 HALVINGS = 60  # of the interval of 2^-30 to 2^30 for tau
 HEADROOM = 30.0  # exp(30) = 1e13 leaves room for T terms and large gradients in float32
-NEGLIGIBLE = -50.0  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones are subnormal, which is slow
+NEGLIGIBLE = -50.0  # 1 + exp(-50) = 1 even in float64; smaller exponentials are subnormal numbers, which are slow
 
 
 class Taco(TaskWeighting):

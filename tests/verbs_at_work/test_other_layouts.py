@@ -140,7 +140,7 @@ def test_given_hard_negatives_are_trained_on(
     losses = [json.loads((folder / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("given", "none")]
     assert losses[0]["loss"] != losses[1]["loss"]
     with pytest.raises(
-        InputError, match="negatives is given, but scifact-train lists no hard negatives; choose bm25, ance or"
+        InputError, match="negatives is 'given', but scifact-train lists no hard negatives; choose bm25, ance or"
     ):
         place = beir(folder / "without")
         (Path(place) / "qrels" / "train.tsv").write_bytes((Path(place) / "qrels" / "test.tsv").read_bytes())
