@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 
 def is_users(error: OSError) -> bool:
-    """Return whether the user's disk or path caused an error (such as a full disk), so that it is not a bug."""
+    """Return whether an error is caused by the user's disk or path (such as a full disk), and not by a bug."""
     return errno.errorcode.get(error.errno or 0) in USERS_OSERRORS.split()
 
 

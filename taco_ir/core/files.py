@@ -359,7 +359,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """Yield each complete line of a JSON lines log, as text and as the type `kind`. A missing file has no lines.
+    """Yield each complete line of a JSON lines log, as text and as a value of type `kind`. A missing file has none.
 
     Raises:
         InputError: naming the line in which a value has the wrong type.
@@ -387,4 +387,4 @@ def require_space(folder: Path, needed: int) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise InputError(f"{folder}: needs {format_bytes(needed)} on disk, {format_bytes(free)} are free")
+        raise InputError(f"{folder}: needs {format_bytes(needed)} on disk, {format_bytes(free)} are free; make room")

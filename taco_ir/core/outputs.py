@@ -74,7 +74,7 @@ def claim_output(
 def refuse_other(
     path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite"
 ) -> None:
-    """Raise InputError, with the first difference, if `found` (what the output was made from) is not `made_of`."""
+    """Raise InputError, with the first difference, if an output was made from `found` instead of `made_of`."""
     advice = f"give another name or {remedy}"
     if not found:
         raise InputError(f"--output {path} exists, and nothing records how it was made; {advice}")

@@ -37,7 +37,7 @@ OURS = threading.Event()  # set if this process runs a command, not another prog
 
 
 class Progress:
-    """A progress line with count, rate and time left. A terminal shows one changing line, a log one every ten seconds.
+    """A progress line with count, rate and time left. A terminal shows one changing line, a log gets a line every 10 s.
 
     Args:
         total: number of units in all; None if unknown, and then no time left is shown.
@@ -119,7 +119,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def resident_memory() -> int:
-    """Return the resident memory of this process in bytes, or its peak if the system reports only that."""
+    """Return the resident memory of this process in bytes. If the system does not report it, return the peak."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -137,7 +137,7 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Return the free memory in bytes: of this machine, or of this container if its limit leaves less."""
+    """Return the free memory of this machine in bytes, or of this container if its memory limit leaves less."""
     free = [_number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024 or MEMORY_UNKNOWN]
     for most, used in CONTAINER_MEMORY:
         if limit := _number(Path(most), r"(\d+)"):

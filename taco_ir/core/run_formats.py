@@ -114,7 +114,7 @@ def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-blank lines of a plain or gzip file with line numbers from 1. Raises: InputError if unreadable."""
+    """Yield the non-blank lines of a plain or gzip file with line numbers from 1. Raises: InputError for a bad file."""
     with reading(path) as source:
         yield from decoded_lines(path, 1, source)
 

@@ -102,7 +102,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 class Only(NamedTuple):
-    """When a setting has an effect: `goes_with` describes the condition, `acts` tests it on all settings."""
+    """A condition under which a setting has an effect: `goes_with` describes it, `acts` tests it on all settings."""
 
     goes_with: str
     acts: Callable[[Any], bool]
@@ -146,7 +146,7 @@ def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
 
 
 def check_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
-    """Check and convert each value by its key's rules. `said` names keys in error messages. Raises: InputError."""
+    """Check and convert each value by its key's rules. `said` gives the name of a key in errors. Raises: InputError."""
     return {key: check_value(said(key), value, *rules[key]) for key, value in values.items()}
 
 
@@ -243,7 +243,7 @@ def as_flag(key: str) -> str:
 
 
 def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: str) -> None:
-    """Add the flag of a setting to a parser or group. Without the flag, the parsed options lack the attribute."""
+    """Add the flag of a setting to a parser or group. If it is not given, the options have no such attribute."""
     kind, own = rules
     settings: Values = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
@@ -270,7 +270,7 @@ def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Val
 
 
 def default_word(default: Any, rules: Mapping[str, Any]) -> Any:
-    """Return a default as users write it: a number with a word, such as none, becomes this word."""
+    """Return a default as users write it: a number becomes its word if the rules name one, such as none."""
     return next((word for word, number in rules.get("named", {}).items() if number == default), default)
 
 

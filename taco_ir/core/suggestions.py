@@ -22,7 +22,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is spelled like `word`, or that other toolkits call `word`; None without any."""
+    """Return the known word that is spelled like `word`, or that other toolkits call `word`; None if none is near."""
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
     swapped = [each for each in plain if sorted(each) == sorted(asked)]  # letters

@@ -108,7 +108,7 @@ def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any
     if not others and (unknown := [name for name in values if name not in hints]):
         raise Mismatch(f"unknown key {abbreviate(_below(key, unknown[0]))}; {suggest(unknown[0], hints)}")
     if missing := [name for name in needed if name not in values]:
-        raise Mismatch(f"no {_below(key, missing[0])}, which is needed")
+        raise Mismatch(f"key {_below(key, missing[0])} is missing")
     checked = {
         name: conform(values[name], hint, _below(key, name), others) for name, hint in hints.items() if name in values
     }

@@ -27,7 +27,7 @@ class Passage(NamedTuple):
 
 
 def run_id(record_id: str) -> str:
-    """Return a query id in the form for run files, where white space separates columns: it is replaced by `_`."""
+    """Return a query id in the form for run files: white space, which separates columns there, becomes `_`."""
     return "_".join(record_id.split())
 
 
@@ -224,7 +224,7 @@ class Run(NamedTuple):
 
     @property
     def tied_share(self) -> float:
-        """The fraction of neighbouring hits in the rankings that have equal scores."""
+        """The fraction of pairs of neighbouring hits in the rankings that have equal scores."""
         pairs = sum(max(len(ranking.scores) - 1, 0) for ranking in self.rankings.values())
         tied = sum(int(np.sum(ranking.scores[:-1] == ranking.scores[1:])) for ranking in self.rankings.values())
         return tied / pairs if pairs else 0.0

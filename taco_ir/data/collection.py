@@ -43,7 +43,7 @@ class Topics(NamedTuple):
 
     Attributes:
         name: the file's name without suffixes, such as nq-dev.
-        task: the task of all queries; "" if each query has its own.
+        task: the task of all queries; "" if each query has its own task.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Collection:
         """Return full names of topics, without repeats. `all-dev` (or -train, -test) means the topics of every task.
 
         Raises:
-            InputError: for an unknown name, or two files with the same name, since their runs would have one name.
+            InputError: for an unknown name, or for two files with the same name, as their runs need two names.
         """
         refuse_text(names, "topics")
         if self.why_no_topics and not all(map(is_topics_file, names)):
@@ -173,7 +173,7 @@ class Collection:
         return list(named.values())
 
     def topics(self, name: str) -> Topics:
-        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`); warn about gold pages that it lacks.
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`); warn about missing gold pages.
 
         Raises:
             InputError: for an unknown name or a file that cannot be read.
@@ -227,7 +227,7 @@ def is_topics_file(name: str) -> bool:
 def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
     """Read a file of topics: KILT records, or query texts in BEIR's, MS MARCO's or TREC's format.
 
-    KILT records must name their tasks, except in a file with a name such as nq-dev.jsonl (task, split).
+    KILT records must name their tasks, except in a file named <task>-<split>.jsonl, such as nq-dev.jsonl.
 
     Args:
         only: ids of the queries to keep; None keeps all.

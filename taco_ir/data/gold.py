@@ -35,7 +35,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
 
 
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
-    """Return for each query [Q] whether `find_positives` finds a positive. Faster, since no passages are read."""
+    """Return for each query [Q] whether `find_positives` finds a positive. It reads no passages, so it is faster."""
     evidence = [each for query in queries for each in query.evidence]
     missing = set(store.missing_docids(unique(docid for query in queries for docid in query.gold_passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))
@@ -47,7 +47,7 @@ def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray
 
 
 def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
-    """Return the gold pages of a query: the pages in its evidence, and the pages of its positive passages `sets`."""
+    """Return the gold pages of a query: the pages in its evidence, and the pages of its positive passages (`sets`)."""
     return frozenset(query.gold_pages).union(page_of[docid] for docids in sets for docid in docids)
 
 

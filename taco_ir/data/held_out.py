@@ -84,7 +84,7 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
-    """Sample pages until they cover a fraction `share` of the queries with gold, and hold out the queries on them.
+    """Sample pages until they cover a fraction `share` of queries with gold, and hold out all queries on these pages.
 
     Queries with the same text (up to case and white space) are held out, kept or dropped together, even if their ids
     differ, because a model that is trained on one of them has seen the text of all.

@@ -194,7 +194,7 @@ def describe(collection: Collection) -> str:
 
 
 def list_topics(collection: Collection) -> list[list[str]]:
-    """Return table rows, header first: for each query set of a collection, the number of queries, and with gold."""
+    """Return table rows, header first: each query set of a collection, its number of queries, and of judged queries."""
     rows = [["topics", "queries", "judged"]]
     for topics in collection.topics_names:
         queries = collection.load_topics(str(topics)).queries

@@ -49,7 +49,7 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file of KILT: its `name`, and the file to download, with md5, bytes and number of records if known."""
+    """A topics file of KILT: its `name`, and the file to download (`fetched`), with md5, bytes and records if known."""
 
     name: str
     fetched: str
@@ -83,7 +83,7 @@ def kilt_folder() -> Path:
 
 
 def knowledge_source() -> Path:
-    """Return the path of the file with KILT's Wikipedia, where ir_datasets looks for it, too."""
+    """Return the path of the file with KILT's Wikipedia. It is the path that ir_datasets uses."""
     from ir_datasets.util import home_path
 
     return Path(home_path()) / "kilt" / SOURCE_FILE

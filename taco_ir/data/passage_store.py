@@ -194,7 +194,7 @@ class PassageStore:
         return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
 
     def page_of_known(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Return the page of each docid, faster than `page_of`. All docids must exist; the result may have others."""
+        """Return the page of each docid, faster than `page_of`. All docids must exist; the result may have more."""
         return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property

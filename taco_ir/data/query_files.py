@@ -26,7 +26,7 @@ KNOWN = 'BEIR\'s JSON lines {"_id", "text"}, `id<TAB>text`, and TREC\'s <top> ar
 
 
 def read_query_texts(path: Path) -> dict[str, str]:
-    """Read a file of queries, as texts by query id. The first non-blank line tells the format.
+    """Read a file of queries; return their texts by query id. The first non-blank line tells the format.
 
     Raises:
         InputError: naming file and line, for a record without id or text, a repeated id, or another format.

@@ -92,7 +92,7 @@ def _read_task(record: dict[str, Any], where: str) -> str:
     task = record.get("task")
     if not isinstance(task, str) or not task:
         raise InputError(
-            f'{where}: task is {task!r}; in a file of several tasks each record names one, such as "task": "nq"'
+            f'{where}: task is {task!r}; in a file of several tasks, each record needs its task, such as "task": "nq"'
         )
     return canonical_task(task)
 

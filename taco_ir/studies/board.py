@@ -52,7 +52,7 @@ class BoardRow(NamedTuple):
     Attributes:
         scores: scores by topics, slice or MACRO, then by measure. The macro average is the mean over all topics of the
             board, without slices. A row that lacks some of these topics has no macro average.
-        against: name of the row that it is compared with; "" for a baseline, or without a baseline on the same base.
+        against: name of the row that this row is compared with; "" for a baseline, or if there is no baseline for it.
         dose: how far its updates were from naive training, if this was logged (see `training.dose.Dose`).
     """
 
@@ -133,7 +133,7 @@ def make_boards(
     """Make one board for each corpus, the largest corpus first.
 
     Args:
-        baseline: a row to compare with, or a system: then each row's baseline is on the same base. None: no tests.
+        baseline: name of a row, or of a system, which each row is compared with on its own base. None: no tests.
         seed: random seed of the tests.
         measures: measures as they are printed, such as `page R-precision`; empty: all measures in the results.
 

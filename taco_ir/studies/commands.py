@@ -97,7 +97,7 @@ class Commands:
         return " ".join(fill_command(template, self._names(job, self.best(job))))
 
     def scoring_commands(self, job: Job) -> dict[str, str]:
-        """Return the commands of which the output is scored, by verb, without --collection and --output."""
+        """Return the search command and the answer command (if any), by verb, without --collection and --output."""
         condition = self.study.conditions[job.condition]
         topics = " ".join(condition.topics or self.study.topics)
         answer = f"answer --topics {topics} --hits {READ} --quiet {condition.answer}"
@@ -105,7 +105,7 @@ class Commands:
         return {"search": search, **({"answer": answer} if condition.answer else {})}
 
     def weights(self, job: Job) -> dict[str, str]:
-        """Return the hash of the weights of each model that a job, or a job that it needs, uses."""
+        """Return the hash of the weights of each model that a job uses, directly or through jobs that it needs."""
         templates = [*self.scoring_commands(job).values()]
         for needed in self.study.with_needs([job]):
             templates += self.study.conditions[needed.condition].commands

@@ -49,7 +49,7 @@ class System(NamedTuple):
         if len(lengths := {len(run) for run in runs}) > 1:
             raise InputError(
                 f"{self.name}: its seeds were scored on different numbers of queries, {sorted(lengths)}, on "
-                f"{topic} by {measure}"
+                f"{topic} by {measure}; score all seeds on the same queries"
             )
         values_Q: Values = np.mean(np.array(runs, dtype=np.float64), axis=0)
         return values_Q
@@ -86,7 +86,7 @@ def pair_systems(systems: Sequence[System], baselines: Sequence[System]) -> list
 
 
 def compared_seeds(system: System, baseline: System) -> tuple[Collection[int], Collection[int]]:
-    """Return the seeds to compare, for both: common seeds if they share a base model, otherwise all their seeds."""
+    """Return the seeds of both systems to compare: common seeds if they share a base model, otherwise all seeds."""
     common = system.seeds.keys() & baseline.seeds.keys() if system.base and system.base == baseline.base else ()
     return (common, common) if common else (system.seeds.keys(), baseline.seeds.keys())
 
@@ -123,7 +123,7 @@ def mean_doses(results: Sequence[Record]) -> dict[str, dict[str, float]]:
 def note_same_updates(results: Sequence[Record]) -> Iterator[str]:
     """Yield a note for each pair of rows that differ only in the weighting and had nearly the same updates.
 
-    Common seeds are compared by their mean doses, before and after the optimiser's scaling (see the module).
+    Common seeds are compared by their mean doses, before and after the optimiser's scaling (see the top of this file).
     """
     angles: dict[str, dict[tuple[int, tuple[str, ...]], float]] = defaultdict(dict)
     for result in results:

@@ -52,7 +52,7 @@ class Subset(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Queries of `topics` that are scored separately, as `name`: those with `value` in the field `field` of `meta`."""
+    """Queries of `topics` that are scored separately, as `name`: they have `value` in the field `field` of `meta`."""
 
     name: str
     topics: str
@@ -91,7 +91,7 @@ class Condition:
         commands: the commands to run, in order.
         search: flags of the search that is scored; "" if nothing is scored.
         answer: flags of `answer`, if answers are scored, too.
-        topics: topics to use instead of the study's.
+        topics: topics to use instead of the topics of the study.
         corpora: by name of corpus, the seeds to score on it.
         best: by placeholder, the pattern of the conditions to choose from.
     """
@@ -140,7 +140,7 @@ class Study:
         return [job for turn in turns for job in turn if job is not None]
 
     def needs(self, job: Job) -> dict[str, Job]:
-        """Return, by condition, the jobs that a job reads from. Raises: InputError if one does not have its seed."""
+        """Return the jobs that a job reads output from, by condition. Raises: InputError if one lacks the seed."""
         candidates = {name for each in self.candidates(job.condition).values() for name in each.values()}
         needed = {}
         for name in sorted((self.conditions[job.condition].names() | candidates) & self.conditions.keys()):
@@ -331,7 +331,7 @@ def _check_verb(where: str, words: Sequence[str]) -> None:
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, str]:
-    """Parse texts such as bert-tiny=models/tiny, as the folder of each model by name. Raises: InputError."""
+    """Parse texts such as bert-tiny=models/tiny; return the folder of each model, by name. Raises: InputError."""
     found = {}
     for text in texts:
         name, _, folder = text.partition("=")

@@ -29,7 +29,7 @@ class SystemCurves(NamedTuple):
 
 
 def convergence_table(results: Sequence[Record], baseline: str) -> Table:
-    """Make a table of the steps in which each system reaches 95 % of the baseline's final score, fastest first.
+    """Make a table of the steps that each system needs to reach 95 % of the baseline's final score, fastest first.
 
     Each training is compared with the baseline's training on the same base model, with the same seed.
 

@@ -42,7 +42,7 @@ class LogLine(NamedTuple):
 
 
 def read_curve(training: Path) -> list[tuple[int, float]]:
-    """Read (step, macro page R-precision) of each validation in the last training in a folder; empty without any."""
+    """Read (step, macro page R-precision) of each validation in the last training in a folder; empty if none."""
     log = _find_last(training, "log.jsonl")
     lines = [line for _, line in read_log(log, LogLine)] if log else []
     return [
@@ -56,7 +56,7 @@ def best_validation(training: Path) -> float | None:
 
 
 def read_sizes(training: Path) -> dict[str, int]:
-    """Read the numbers of parameters (`trained`, `backbone`) of the last training in a folder; empty without any."""
+    """Read the numbers of parameters (`trained`, `backbone`) of the last training in a folder; empty if none."""
     file = _find_last(training, SIZE_FILE)
     return read_json(file, dict[str, int]) if file else {}
 

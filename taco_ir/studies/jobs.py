@@ -91,7 +91,7 @@ def run_jobs(study: Study, jobs: Container[Job], run: Callable[[Job], None], wor
 
 
 class Runner:
-    """Runs the jobs of `study` in `work`, by default `studies/<name>` in the data home.
+    """Runs the jobs of a study in the folder `work`, by default `studies/<name>` in the data home.
 
     Args:
         collection: name or folder of the collection.
@@ -288,7 +288,7 @@ class Runner:
 
 
 def make_home(home: Path) -> None:
-    """Make an empty data home with links to the real one, so that collections are not imported again."""
+    """Make a data home of links to the real one, without models, so that collections are not imported again."""
     home.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (data_home() / name).mkdir(parents=True, exist_ok=True)

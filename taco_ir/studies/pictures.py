@@ -24,7 +24,7 @@ STEPS = tuple(digit * 10**-power for power in (4, 3, 2, 1) for digit in (1, 2, 5
 
 
 def plot_averages(board: Board, measure: str) -> str:
-    """Draw the average score of each row as a bar, best first. With only one query set, the score is drawn."""
+    """Draw each row's average (with one query set, its score) as a bar, best first. Return the picture as SVG."""
     rows = [(row.name, stat) for row in board.rows if (stat := row.stat(board.overall, measure))]
     reach = {name: max(stat.mean + (stat.sd or 0.0), *stat.by_seed) for name, stat in rows}
     place, ticks = _scale(max(reach.values(), default=1.0), LEFT)

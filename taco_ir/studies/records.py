@@ -56,7 +56,7 @@ class Record:
     """The scores of one run of one system, and how it was made.
 
     Attributes:
-        condition: its name in the conditions file. Several conditions may form one system (a model for each task).
+        condition: name in the conditions file. Several conditions may form one system, with a model for each task.
         system: name of the system on leaderboards.
         base: the encoder that training started from; "" for BM25.
         seed: random seed of the training.
@@ -64,7 +64,7 @@ class Record:
         passages: number of passages.
         collection: fingerprint of the passages.
         topics: scores by name of topics.
-        made: commands, versions, seconds, memory and commit, to reproduce it.
+        made: commands, versions, seconds, memory and commit, to reproduce the run.
     """
 
     condition: str
@@ -185,7 +185,7 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     try:
         value = json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error}); run the jobs again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path}: its format is not {FORMAT}, the only one that this version reads")
     return check_type(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")

@@ -31,11 +31,11 @@ class Leaderboard(tuple[Board, ...]):
     """The boards of a study, one for each corpus, the largest corpus first."""
 
     def tables(self, brief: bool = True) -> list[Table]:
-        """Make a table for each board and measure, with a row for each system; not `brief`: also slices and tests."""
+        """Make a table for each board and measure, with a row for each system; `brief` leaves out slices and tests."""
         return [table for board in self for table in (brief_tables(board) if brief else board_tables(board))]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame with a row for each score: corpus, system, base, seeds, topics, measure, mean, sd (over seeds).
+        """Return a DataFrame with a row for each score: corpus, system, base, seeds, topics, measure, mean, sd.
 
         Raises:
             InputError: if pandas is not installed.

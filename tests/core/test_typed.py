@@ -44,7 +44,7 @@ def test_objects_become_records_and_lists_tuples() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": ...}, "no name, which is needed"),
+        ({"name": ...}, "key name is missing"),
         ({"nam": "x"}, "unknown key 'nam'; did you mean name?"),
         ({"name": 1}, "name is 1; it must be a text"),
         ({"name": None}, "name is None; it must be a text"),
@@ -58,7 +58,7 @@ def test_objects_become_records_and_lists_tuples() -> None:
         ({"inner": [3]}, "inner[0] is 3; it must be an object of hashes, size"),
         ({"inner": [{"hashes": {}, "size": 0}]}, "inner[0].size is 0; it must be a whole number, at least 1"),
         ({"inner": [{"hashes": {"npy": 1}}]}, "inner[0].hashes.npy is 1; it must be a text"),
-        ({"inner": [{}]}, "no inner[0].hashes, which is needed"),
+        ({"inner": [{}]}, "key inner[0].hashes is missing"),
         ({"how": True}, "how is True; it must be one of a, b, 1"),
         ({"counts": {"a": "x"}}, "counts.a is 'x'; it must be a list"),
     ],

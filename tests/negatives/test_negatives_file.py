@@ -106,7 +106,7 @@ def changed(record: dict[str, Any], **values: Any) -> dict[str, Any]:
         (ROW, "line 1: there is no header"),
         (changed(RECORD, taco_ir_negatives=3), "taco_ir_negatives is 3; this version reads 1 and 2"),
         (changed(RECORD, taco_ir_negatives=2), "missing .'sources'., unknown .'source'"),
-        (changed(RECORD, source=...), "no source, which is needed"),
+        (changed(RECORD, source=...), "key source is missing"),
         (changed(RECORD, sauce=1), "unknown key 'sauce'; did you mean source"),
         (changed(RECORD, source=3), "source is 3; it must be a text"),
         (changed(RECORD, depth="3"), "depth is '3'; it must be a whole number"),

@@ -162,7 +162,7 @@ def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:
         ('{"tasks": {"nq": {"dense": 1.5}}}', "tasks.nq.dense is 1.5; it must be a number from 0 to 1"),
         ('{"tasks": {"nq": {"dense": -1}}}', "tasks.nq.dense is -1"),
         ('{"tasks": {"nq": 0.5}}', "tasks.nq is 0.5"),
-        ("{}", "no tasks, which is needed"),
+        ("{}", "key tasks is missing"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):

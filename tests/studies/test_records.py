@@ -249,7 +249,7 @@ def values(value: Any) -> Callable[[Path], object]:
             "its topics are nq-dev, wow-dev, x, but its values are for nq-dev, wow-dev",
         ),
         (changed(lambda record: record.update(format=1)), "format is 1; this version reads only 2"),
-        (changed(lambda record: record.pop("seed")), "line 1: no seed, which is needed"),
+        (changed(lambda record: record.pop("seed")), "line 1: key seed is missing"),
         (changed(lambda record: record.update(seeds=1)), "line 1: unknown key 'seeds'; did you mean seed?"),
         (changed(lambda record: record.update(topics=[])), "topics is []; it must be an object"),
         (lambda folder: (folder / RECORDS).write_text("[1]"), "line 1: [1]; an object is needed"),

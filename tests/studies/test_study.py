@@ -108,7 +108,7 @@ def test_conditions(tmp_path: Path) -> None:
         ),
         ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
         ('system = "BM25"', "", "a condition that is scored needs search, system and a corpus with seeds"),
-        ("tolerance = 0.01", "", "conditions.toml: no tolerance, which is needed"),
+        ("tolerance = 0.01", "", "conditions.toml: key tolerance is missing"),
         ("hits = 20", "hits = ", r"conditions.toml: not valid TOML: Invalid value \(at line 5"),
         ("hits = 20", "depth = 20", r"conditions.toml: unknown key 'depth'; did you mean hits\?"),
         ('name = "{weighting}"', 'name = "{weighting}/a"', "a name has at most 100 letters, digits, dots"),

@@ -64,7 +64,7 @@ class Source(NamedTuple):
         key: returns everything that the content depends on.
         passages: reads the passages.
         topics: for each task and split, a function that reads the queries.
-        tasks: the task of topics with a name that does not begin with the task.
+        tasks: by name of topics, the task if it differs from the task in the name.
     """
 
     layout: str
@@ -172,7 +172,7 @@ def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> Query
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
-    """Return the file in a folder that has one of these names, plain or gzip. Raises: InputError if two do."""
+    """Return the file in a folder with one of these names, plain or gzip, or None. Raises: InputError if two exist."""
     files = (folder / each for name in names for each in (name, f"{name}.gz"))
     found = [file for file in files if file.is_file()]
     if len(found) > 1:

@@ -36,7 +36,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         raise InputError(f"--collection {place}: not a BEIR folder, because it has no {' and no '.join(lacking)}")
     if columns:
         raise InputError(
-            f"--columns has no effect on a BEIR folder, whose columns have fixed names; --collection {place} is one"
+            f"--collection {place}: leave out --columns, because the columns of a BEIR folder have fixed names"
         )
     files = [queries, *(path for path in judgments.values() if path)]
     for path in sorted({*(folder / "qrels").glob("*.tsv*")} - {*files}):

@@ -36,7 +36,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         raise InputError(f"--collection {place}: not an MS MARCO folder, because it has no {CORPUS}")
     if columns:
         raise InputError(
-            f"--columns has no effect on an MS MARCO folder, whose columns have no names; --collection {place} is one"
+            f"--collection {place}: leave out --columns, because the columns of an MS MARCO folder have no names"
         )
     name = folder.resolve().name
     triples = [path for path in sorted(folder.iterdir()) if TRIPLES.fullmatch(path.name)]

@@ -151,7 +151,7 @@ def _passages(items: Items, path: Path) -> Iterator[Record]:
                 texts[passage.docid] = text
                 yield Record(passage, item.where)
             elif texts[passage.docid] != text:
-                raise InputError(f"{item.where}: docid {passage.docid!r} has another text on an earlier line")
+                raise InputError(f"{item.where}: docid {passage.docid!r} has another text before; one is allowed")
 
 
 def _queries(items: Items, path: Path) -> QuerySet:
@@ -161,7 +161,7 @@ def _queries(items: Items, path: Path) -> QuerySet:
     negatives: dict[str, dict[str, None]] = {}
     for item in items(path):
         if texts.setdefault(item.qid, item.text) != item.text:
-            raise InputError(f"{item.where}: query id {item.qid!r} has another text on an earlier line")
+            raise InputError(f"{item.where}: query id {item.qid!r} has another text before; ids must be unique")
         qrels.setdefault(item.qid, {}).update({passage.docid: 1 for passage in item.positives})
         negatives.setdefault(item.qid, {}).update(dict.fromkeys(passage.docid for passage in item.negatives))
     kept = {qid: [docid for docid in docids if docid not in qrels[qid]] for qid, docids in negatives.items()}
