@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-MOST_LAYERS = 1000  # that a model is built with, one after the other, before its weights are read
+MOST_LAYERS = 1000  # maximum number of layers; transformers builds all before it reads weights
 AUTO_MAP = "auto_map"  # the key that names code in a model's folder
 CODED = ("config.json", "tokenizer_config.json")
-DPR_KEYS = ("model_type", "architectures", "projection_dim")  # of DPR's configuration, which a BERT's has not
+DPR_KEYS = ("model_type", "architectures", "projection_dim")  # keys that DPR's configuration has and BERT's has not
 
 
 def usable_device(name: str) -> torch.device:
-    """The torch device for --device. Raises: InputError for one that torch cannot use."""
+    """Return the torch device that --device names. Raises: InputError if torch cannot use it on this machine."""
     import torch
 
     try:
         device = torch.device(name)
         if device.type != "cuda" or not 0 <= (device.index or 0) < torch.cuda.device_count():
-            torch.empty(0, device=device)  # fails where torch lacks it; a GPU that is there is not touched
+            torch.empty(0, device=device)  # fails if torch lacks the device; does not touch an existing GPU
         return device
     except (RuntimeError, AssertionError) as error:
         raise InputError(
@@ -45,11 +45,11 @@ def usable_device(name: str) -> torch.device:
 def load_backbone(
     folder: ModelFolder, config: EncoderConfig
 ) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
-    """Load the backbone in float32, its fast tokenizer, and the linear head if `config` has one.
+    """Return the backbone in float32, its fast tokenizer, and the linear head; None if `config` has no head.
 
     Raises:
-        InputError: for a model that transformers cannot load, that lacks weights or the head, or does not support the
-            pooling.
+        InputError: if transformers cannot load the model, if it lacks weights or the head, or if it does not support
+            the pooling.
     """
     import transformers
 
@@ -58,7 +58,7 @@ def load_backbone(
     transformers.utils.logging.disable_progress_bar()
     kind = folder.model_config.model_type
     if config.pooling == "decoder" and kind not in T5_ENCODERS:
-        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {abbreviate(kind)}")
+        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, but this is {abbreviate(kind)}")
     try:
         backbone, report = _load_model(folder, config)
         tokenizer = _load_tokenizer(folder, config)
@@ -83,7 +83,7 @@ def load_backbone(
 
 
 def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
-    """The model, and what transformers says of its tensors."""
+    """Return the model, and transformers' report on missing and unexpected tensors."""
     import torch
     import transformers
 
@@ -99,7 +99,7 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
     if not is_int8(path):
         return loader.from_pretrained(path, use_safetensors=True, **LOCAL, **loaded)  # type: ignore[no-any-return]
     described = transformers.AutoConfig.from_pretrained(path, **LOCAL)
-    delattr(described, KEY)  # the model in memory, and saved again, is plain
+    delattr(described, KEY)  # in memory and when it is saved again, the model is plain
     if loader is transformers.AutoModel:  # which does not load weights without files
         known = transformers.MODEL_MAPPING[type(described)]
         loader = known[0] if isinstance(known, tuple) else known
@@ -108,7 +108,7 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
 
 
 def _check_layers(folder: Path) -> None:
-    """Raise InputError for too many layers to build, which transformers would all do, whatever the weights hold."""
+    """Raise InputError if config.json names too many layers, which transformers would build before it reads weights."""
     for key, value in _read_object(folder / CONFIG).items():
         if key.endswith("layers") and isinstance(value, int) and value > MOST_LAYERS:
             raise InputError(f"{folder / CONFIG}: {key} is {abbreviate(value)}; at most {MOST_LAYERS:,} are allowed")
@@ -134,7 +134,7 @@ def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:
 def _check_loaded(
     folder: ModelFolder, config: EncoderConfig, backbone: Any, tokenizer: Tokenizer, report: Mapping[str, Any]
 ) -> None:
-    """Raise InputError for weights or tokens that do not fit, and for pooling that the model lacks."""
+    """Raise InputError if weights or a pooler are missing, or the tokenizer has too many tokens for the embeddings."""
     kind = folder.model_config.model_type
     pools = config.pooling == "pooler"
     if folder.kind is Kind.PLAIN and "linear.weight" in report["unexpected_keys"]:
@@ -155,7 +155,7 @@ def _check_loaded(
 
 
 def _count_tokens(tokenizer: Tokenizer) -> int:
-    """One more than the largest id that a text can have; special tokens that no text gets, such as a mask, aside."""
+    """Return the largest id that a text's tokens can have, plus 1; a mask and similar special tokens do not count."""
     added = (number for number, token in tokenizer.get_added_tokens_decoder().items() if not token.special)
     return max([-1, *tokenizer.get_vocab(with_added_tokens=False).values(), *added, *tokenizer.encode("").ids]) + 1
 
@@ -165,7 +165,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """The BERT in an encoder of DPR as a model of its own, which adapters and readers know, and DPR's projection."""
+    """Return the BERT in a DPR encoder as a model that adapters and readers support, and DPR's projection."""
     import transformers
 
     encoder = getattr(dpr, dpr.base_model_prefix)
@@ -177,7 +177,7 @@ def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
 
 def quantize_linears(backbone: torch.nn.Module) -> torch.nn.Module:
-    """Convert linear layers to int8 with a scale per output channel; activations are scaled per batch."""
+    """Convert linear layers to int8, with a scale for each output channel. Activations have a scale for each batch."""
     import torch
 
     with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """The settings that turn a backbone into an encoder: pooling, prompts, lengths, passage template, role marks.
 
-A checkpoint stores them in `taco_ir.json`; a sentence-transformers folder has most of them in its own files.
+A checkpoint stores them in `taco_ir.json`. A sentence-transformers folder has most of them in its own files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LATER = {
     "head_layers": "",
     "lowercase": False,
     "passage_prompt": "",
-}  # keys that files have only where they say something
-ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # of torch.nn, behind a linear layer
+}  # defaults of newer keys; files have these keys only if the value differs
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # activations of torch.nn after a linear layer
 ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
 
@@ -40,7 +40,7 @@ class Role(IntEnum):
 
 
 def formats(template: str) -> bool:
-    """Whether `template` can be filled with a passage."""
+    """Whether `template` can be filled with a passage's title and text."""
     try:
         template.format(title="title", text="text")
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
@@ -49,7 +49,7 @@ def formats(template: str) -> bool:
 
 
 def is_template(text: str) -> bool:
-    """Whether `text` is a passage template whose result depends on the passage."""
+    """Whether `text` is a passage template that uses the passage's title or text."""
     return formats(text) and text.format(title="title", text="text") != text.format(title="", text="")
 
 
@@ -59,18 +59,18 @@ def names_activations(text: str) -> bool:
 
 @dataclass(frozen=True)
 class EncoderConfig(Settings):
-    """How texts become vectors.
+    """How an encoder turns texts into vectors.
 
     Attributes:
         pooling: the first token, the mean, the last token, the model's pooler, or the first decoder state (T5).
         normalize: scale vectors to length 1.
-        prompts: text to put before queries, by task; `*`: all other tasks; empty: the model has no prompts.
+        prompts: text to put before queries, by task; `*`: before queries of all other tasks; empty: no prompts.
         query_length, passage_length: maximum number of tokens, including prompt and special tokens.
-        query_lengths: by task, lengths that differ from `query_length`.
-        passage_template: has the fields {title} and {text}.
-        passage_prompt: text put before a passage.
-        left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
-        head: output width of the linear layers after pooling (head.safetensors); 0: no such layers.
+        query_lengths: lengths that differ from `query_length`, by task.
+        passage_template: how a passage becomes one text, with the fields {title} and {text}.
+        passage_prompt: text to put before a passage.
+        left_context: number of words to keep before a marked mention, so that truncation does not remove it; 0: all.
+        head: output width of the linear layers after pooling (head.safetensors); 0: there are no such layers.
         head_layers: the activation of each of these layers; empty: one layer without bias and activation.
         lowercase: whether texts are lowercased before the tokenizer.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
@@ -95,7 +95,7 @@ class EncoderConfig(Settings):
     )
 
     def prompt(self, task: str | None) -> str:
-        """The text to put before queries of `task`. Raises: InputError for a task without a prompt."""
+        """Return the text to put before queries of `task`. Raises: InputError for a task without a prompt."""
         if not self.prompts:
             return ""
         for known in (task, ANY_TASK):
@@ -112,7 +112,7 @@ class EncoderConfig(Settings):
         return {*self.prompts, *self.query_lengths} - {ANY_TASK}
 
     def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
-        """Queries of `task` with their prompt, ready for the tokenizer. Raises: InputError as in `prompt`."""
+        """Return queries with the prompt of `task`, ready for the tokenizer. Raises: InputError as in `prompt`."""
         refuse_text(texts, "queries")
         prompt, kept = self.prompt(task), []
         for text in texts:
@@ -129,24 +129,24 @@ class EncoderConfig(Settings):
 
     @property
     def passage_form(self) -> str:
-        """The passage template with the passage prompt before it, in the form that vector recipes record."""
+        """The passage prompt and the passage template as one template, as recorded beside vectors."""
         return self.passage_prompt.replace("{", "{{").replace("}", "}}") + self.passage_template
 
     def with_prompt(self, prompt: str | None, of_passages: str | None = None) -> EncoderConfig:
-        """A copy with one prompt for all tasks, and one for passages; None keeps the prompts."""
+        """Return a copy with one prompt for all tasks, and another for passages; None keeps the present prompts."""
         config = self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
         return config if of_passages is None else replace(config, passage_prompt=of_passages)
 
     @property
     def described(self) -> dict[str, Any]:
-        """The values that go into fingerprints; newer settings only if changed, so that old fingerprints stay valid."""
+        """The settings for fingerprints. Newer settings count only if changed, so that old fingerprints stay valid."""
         return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """A copy in which more tasks borrow prompts. Raises: InputError if a lender has none, or a task has one."""
+        """Return a copy in which tasks use the prompts of their `lenders`. Raises: InputError if a lender has none."""
         for task, lender in lenders.items():
             if task in self.prompts:
-                raise InputError(f"task {task!r} cannot borrow the prompt of {lender!r}: it has its own; leave it out")
+                raise InputError(f"task {task!r} has its own prompt and cannot borrow from {lender!r}; leave it out")
             if lender not in self.prompts:
                 known = ", ".join(sorted(self.prompts)) or "none"
                 raise InputError(

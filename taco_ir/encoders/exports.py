@@ -31,10 +31,10 @@ USAGE, DIFFERENCES = (Path(__file__).with_name(f"{name}.md") for name in ("expor
 
 
 def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
-    """Copy weights, configuration and tokenizer; `max_tokens` is stored in the tokenizer, where Pyserini reads it.
+    """Copy weights, configuration and tokenizer. `max_tokens` becomes the tokenizer's maximum, which Pyserini uses.
 
-    8-bit weights are converted to float32, which all tools can read. DPR's encoders, and PEFT adapters merged with
-    their base, are written as plain models.
+    8-bit weights are converted to float32, which all tools can read. DPR encoders are written as plain BERT models, and
+    PEFT adapters are merged with their base model.
     """
     for path in folder.tokenizer_files():
         shutil.copy2(path, target / path.name)
@@ -52,11 +52,11 @@ def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
 
 
 def _refuse_parts(folder: ModelFolder, config: EncoderConfig, valid: Collection[str]) -> None:
-    """Raise InputError for an encoder with parts that others' formats lack."""
+    """Raise InputError if the encoder has features that the format of the export cannot store."""
     if folder.is_untied:
         query, passage = folder.path / "query", folder.path / "passage"
         parts = f"export {query} and {passage} one by one" * (folder.kind is Kind.TOWERS)
-        raise InputError(f"this model has two towers, and the format holds one model; {parts or INSTEAD}")
+        raise InputError(f"this model has two towers, but the format holds only one; {parts or INSTEAD}")
     if config.roles != NONE:
         raise InputError(f"this format cannot store role marks (roles {config.roles}); {INSTEAD}")
     if config.pooling not in valid:
@@ -72,7 +72,7 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
         base: the folder of the backbone.
 
     Raises:
-        InputError: for adapters that cannot be merged, or for several of them.
+        InputError: for adapters that cannot be merged, or for several adapters.
     """
     adapters, record, config = encoder.adapters, encoder.record, encoder.config
     if adapters is None or record is None:
@@ -85,7 +85,7 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
         )
     if not record.mergeable and not record.merges_queries:
         raise InputError(
-            f"with tune_roles {record.roles} there are several models on one backbone, and the format holds one; "
+            f"with tune_roles {record.roles} there are several adapters, and the format can hold only one; "
             "use the exported queries"
         )
     backbone, _, _ = load_backbone(base, config)
@@ -103,9 +103,9 @@ def write_huggingface(
     """Write a plain folder for Pyserini's `auto` encoder, with the flags that reproduce our vectors.
 
     Args:
-        name: the name to write for the folder in `pyserini-flags.txt`.
-        base: of an adapter of PEFT, where that is not the one in its file.
-        of_passages: the encoder of passages, where it is another one.
+        name: the name of the folder in `pyserini-flags.txt`.
+        base: folder of a PEFT adapter's base model, if it is not the one that the adapter's file names.
+        of_passages: the passage encoder, if it is another model; otherwise empty.
 
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot reproduce.
@@ -123,38 +123,38 @@ def write_huggingface(
 
 
 def list_differences(config: EncoderConfig) -> list[str]:
-    """How other tools' queries will differ from ours, since plain folders have one length and cut texts at the end."""
+    """Describe how other tools' queries differ from ours: those tools have one length limit and cut texts' ends."""
     notes = []
     if lengths := _lengths(config):
         own = [f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items())]
         notes.append(
-            f"a query is cut at {config.query_length} tokens whatever its task, ours at those of their task:"
+            f"other tools cut all queries at {config.query_length} tokens, we cut them at the length of their task:"
             f" {', '.join(own)}"
         )
     if config.left_context:
         notes.append(
-            f"a query with {MENTION} keeps all words before it and is cut at its end, ours keep {config.left_context}"
+            f"other tools keep all words before {MENTION} and cut the query's end, we keep {config.left_context}"
             " words before it"
         )
     return notes
 
 
 def _lengths(config: EncoderConfig) -> dict[str, int]:
-    """The query lengths of tasks that differ from the one for all others."""
+    """Return query lengths by task, without those that equal the length for all other tasks."""
     return {task: length for task, length in config.query_lengths.items() if length != config.query_length}
 
 
 def log_differences(kind: str, notes: Sequence[str]) -> None:
-    """Log how vectors of other tools will differ from ours."""
+    """Log a warning for each note on how other tools' vectors will differ; `kind` is the format of the export."""
     for note in notes:
         log.warning("%s: %s", kind, note)
 
 
 def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str:
-    """The text of pyserini-flags.txt: Pyserini commands for this encoder, started so that they find Java.
+    """Return the text of pyserini-flags.txt: Pyserini commands for this encoder, started so that they find Java.
 
     Args:
-        of_passages: the encoder of passages, which may be another one.
+        of_passages: the passage encoder, which may be another model.
     """
     pooling = f"{PYSERINI_POOLING[config.pooling]}{' --l2-norm' if config.normalize else ''}"
     shared = f"--encoder-class auto --pooling {pooling}"
@@ -168,7 +168,7 @@ def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str
     ]
     if config.passage_form != PLAIN_TEMPLATE:  # its --prefix stands between title and text
         lines.append(
-            f"# no flag gives the passage template {config.passage_form!r}: write the corpus' text by it and use"
+            f"# no flag gives the passage template {config.passage_form!r}: write the corpus with this template and use"
             " --fields text"
         )
     lines += [f"# {note}; the exported queries are ours" for note in list_differences(config)]
@@ -192,11 +192,11 @@ def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str
 def write_sentence_transformers(
     source: Path, config: EncoderConfig, target: Path, base: str | None = None, of_passages: str = ""
 ) -> None:
-    """Write a folder for sentence-transformers, with a README on what it cannot store.
+    """Write a folder for sentence-transformers, with a README on what the folder cannot store.
 
     Args:
-        base: of an adapter of PEFT, where that is not the one in its file.
-        of_passages: the encoder of passages, where it is another one.
+        base: folder of a PEFT adapter's base model, if it is not the one that the adapter's file names.
+        of_passages: the passage encoder, if it is another model; otherwise empty.
 
     Raises:
         InputError: for pooling that it does not support, or a passage template other than title and text.
@@ -205,7 +205,7 @@ def write_sentence_transformers(
     _refuse_parts(folder, config, THEIR_POOLING.values())
     if (parts := split_template(config)) is None:
         raise InputError(
-            f"sentence-transformers cannot hold the passage template {config.passage_template!r}, only a prefix, title"
+            f"sentence-transformers cannot store the passage template {config.passage_template!r}, only a prefix, title"
             " and text"
         )
     of_passage, between = parts
@@ -221,7 +221,7 @@ def write_sentence_transformers(
 
 
 def _dense_layers(folder: ModelFolder, config: EncoderConfig) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """What sentence-transformers' Dense modules of the encoder's linear layers say, and their tensors."""
+    """Return configuration and tensors of sentence-transformers' Dense module for each linear layer after pooling."""
     import torch
 
     head = load_backbone(folder, config)[2] if config.head else None
@@ -244,11 +244,11 @@ def _dense_layers(folder: ModelFolder, config: EncoderConfig) -> list[tuple[dict
 
 
 def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str, of_passages: str) -> str:
-    """The README of a folder for sentence-transformers: how to encode, and how to encode as we do if that differs.
+    """Return the README of a folder for sentence-transformers: how to encode, and how to get exactly our vectors.
 
     Args:
         passage: how a passage is written.
-        of_passages: the encoder of passages, where it is another one.
+        of_passages: the passage encoder, if it is another model; otherwise empty.
     """
     named = ", ".join(f"`{name}`" for name in prompts if name != "document")
     passages = f"passages_ND = model.encode_document([{passage!r}])"

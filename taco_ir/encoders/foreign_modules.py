@@ -17,7 +17,7 @@ from taco_ir.encoders.config import ACTIVATIONS, ANY_TASK, EncoderConfig, Poolin
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
 LENGTHS_FILE = "sentence_bert_config.json"
-OWN = "sentence_transformers."  # where the classes of its modules are; others are code in the folder
+OWN = "sentence_transformers."  # package of the library's modules; other classes are code in the folder
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 ROUTERS = ("Router", "Asym")
 ROUTES = {"query": ("query",), "passage": (*PASSAGE_PROMPTS, "doc")}  # names of routes, by tower
@@ -26,20 +26,20 @@ THEIR_POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken"
 
 
 class Entry(NamedTuple):
-    """Keys read from an entry of modules.json."""
+    """Keys that are read from an entry of modules.json: class and folder of a module."""
 
     type: str
     path: str
 
 
 class RouterParameters(NamedTuple):
-    """Keys read from a router's parameters: the route for each task and for each kind of input."""
+    """Keys that are read from a router's parameters: the route for each task and for each type of input."""
 
     route_mappings: dict[str, str] | None = None
 
 
 class Routes(NamedTuple):
-    """Keys read from a router's configuration: the classes of its modules, and the modules of each route."""
+    """Keys that are read from a router's configuration: classes of its modules, and names of each route's modules."""
 
     types: dict[str, str]
     structure: dict[str, tuple[str, ...]]
@@ -47,7 +47,7 @@ class Routes(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Keys read from sentence_bert_config.json: the maximum number of tokens of any text, a query and a passage."""
+    """Keys that are read from sentence_bert_config.json: maximum tokens of any text, query, passage; lowercasing."""
 
     max_seq_length: Annotated[int, 1] | None = None
     query_length: Annotated[int, 1] | None = None
@@ -56,14 +56,14 @@ class Lengths(NamedTuple):
 
 
 class PoolingConfig(NamedTuple):
-    """Keys read from a pooling module's config.json; there is also one key for each way of pooling."""
+    """Keys that are read from a pooling module's config.json; older files have a key for each way of pooling."""
 
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
 
 
 class Dense(NamedTuple):
-    """Keys read from a linear layer's config.json."""
+    """Keys that are read from the config.json of a Dense module, which is a linear layer."""
 
     out_features: Annotated[int, 1]
     activation_function: str = "Tanh"
@@ -73,7 +73,7 @@ class Dense(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Keys read from config_sentence_transformers.json."""
+    """Keys that are read from config_sentence_transformers.json."""
 
     prompts: dict[str, str] | None = None
     model_type: str | None = None
@@ -87,16 +87,16 @@ class Module(NamedTuple):
 
 
 def has_routes(folder: Path) -> bool:
-    """Whether queries and documents have separate modules."""
+    """Whether a sentence-transformers folder has separate modules for queries and documents."""
     entries = read_json(folder / MODULES_FILE, list[Entry], others=True)
     return any(entry.type.rpartition(".")[2] in ROUTERS for entry in entries)
 
 
 def list_modules(folder: Path, route: str = "") -> list[Module]:
-    """The modules that process texts, in order.
+    """List the modules that process texts, in their order in the folder.
 
     Args:
-        route: `query` or `passage`, where the folder has routes.
+        route: `query` or `passage`, if the folder has separate modules for the two; otherwise empty.
 
     Raises:
         InputError: for unsupported modules, or modules that are code in the folder, which is never run.
@@ -118,17 +118,17 @@ def list_modules(folder: Path, route: str = "") -> list[Module]:
 
 
 def transformer_folder(folder: Path, route: str = "") -> Path:
-    """The folder of the backbone's files; the given folder, unless a Transformer module names another."""
+    """Return the folder of the backbone's files: the folder of the Transformer module or, without one, `folder`."""
     return next((module.place for module in list_modules(folder, route) if module.kind == "Transformer"), folder)
 
 
 def dense_files(folder: Path, route: str = "") -> list[Path]:
-    """The weight files of the linear layers, in order. Raises: InputError if they are missing, or only pickled."""
+    """Return the weight files of the linear layers, in order. Raises: InputError if a safetensors file is missing."""
     found = [each.place / "model.safetensors" for each in list_modules(folder, route) if each.kind == "Dense"]
     for path in found:
         if not path.is_file():
             raise InputError(
-                f"{path}: missing; pickled weights are not read: SentenceTransformer(FOLDER).save(NEW) writes them"
+                f"{path}: missing; SentenceTransformer(FOLDER).save(NEW) writes it; pickled weights are not read"
             )
     return found
 
@@ -149,7 +149,7 @@ def _module(path: Path, kind: str, folder: Path, place: str) -> Module:
 
 
 def _routed(router: Path, route: str) -> Iterator[Module]:
-    """The modules of a route. Raises: InputError for a router without a route for `route`."""
+    """Yield the modules of the route for queries or passages. Raises: InputError if the router has no such route."""
     path = next((router / name for name in ("router_config.json", "config.json") if (router / name).is_file()), router)
     said = read_json(path, Routes, others=True)
     mapped = said.parameters.route_mappings or {}
@@ -168,7 +168,7 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
 
 
 def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
-    """The configuration of a sentence-transformers folder. Raises: InputError for unsupported modules.
+    """Read the configuration of a sentence-transformers folder. Raises: InputError for unsupported modules.
 
     Args:
         longest: the maximum number of tokens for the backbone.
@@ -189,7 +189,7 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
             normalize = True
     prompts, passage_prompt = _prompts(folder)
     if pooling is None:
-        raise InputError(f"{path}: it lists no Pooling module")
+        raise InputError(f"{path}: it lists no Pooling module; an encoder needs one")
     head = layers[-1].out_features if layers else 0
     activations = " ".join(layer.activation_function for layer in layers)
     return EncoderConfig(
@@ -207,7 +207,7 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
 
 
 def _lengths(module: Path, longest: int) -> tuple[int, int, bool]:
-    """Tokens at which a query and a passage are cut, and whether texts are lowercased."""
+    """Return the maximum number of tokens of a query and of a passage, and whether texts are lowercased."""
     path = next((path for path in sorted(module.glob("sentence_*_config.json"))), module / LENGTHS_FILE)
     values = read_json(path, Lengths, others=True) if path.is_file() else Lengths()
     both = values.max_seq_length or longest
@@ -250,7 +250,7 @@ def _pooling(path: Path) -> Pooling:
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:
-    """Query prompts by task, and the passage prompt, as encode_query and encode_document use them."""
+    """Return query prompts by task, and the passage prompt, as encode_query and encode_document use them."""
     path = folder / PROMPTS_FILE
     said = read_json(path, Prompts, others=True) if path.is_file() else Prompts()
     if said.model_type not in (None, "SentenceTransformer"):

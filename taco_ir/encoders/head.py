@@ -1,4 +1,4 @@
-"""The linear layers after pooling: one without bias, or several with biases and activations.
+"""The head of an encoder, which is linear layers after pooling: one without bias, or several with activations.
 
 A checkpoint keeps them in `head.safetensors`. sentence-transformers has a `Dense` module for each layer, and DPR's
 projection is one layer with a bias.
@@ -21,14 +21,14 @@ HEAD_FILE = "head.safetensors"
 
 
 def new_head(config: EncoderConfig, inputs: int) -> nn.Module:
-    """A new linear layer without bias, as training adds it."""
+    """Create the head of a new training: a linear layer without bias, from `inputs` to `config.head` numbers."""
     import torch
 
     return torch.nn.Linear(inputs, config.head, bias=False)
 
 
 def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of sentence-transformers' Dense modules, renamed as in a head of several layers."""
+    """Read the tensors of sentence-transformers' Dense modules; the names are those of a head of several layers."""
     return {
         f"{2 * place}.{name.removeprefix('linear.')}": value
         for place, path in enumerate(files)
@@ -37,12 +37,12 @@ def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
-    """Build the head from its tensors. Raises: InputError if they do not match `config` and `inputs`."""
+    """Build the head from its tensors. Raises: InputError if they do not fit `config` and the width `inputs`."""
     import torch
 
     if not config.head_layers:
         if set(tensors) != {"weight"} or tensors["weight"].shape != (config.head, inputs):
-            raise InputError(f"{where}: it must hold a linear layer of {config.head} x {inputs} numbers named 'weight'")
+            raise InputError(f"{where}: it must hold one tensor, 'weight', of shape [{config.head}, {inputs}]")
         head: nn.Module = new_head(config, inputs)
         head.load_state_dict(tensors)
         return head
@@ -51,7 +51,7 @@ def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor],
     for place, activation in enumerate(config.head_layers.split()):
         weight = tensors.get(f"{2 * place}.weight")
         if weight is None or weight.ndim != 2 or weight.shape[1] != width:
-            raise InputError(f"{where}: layer {place} of the head needs a weight with rows of {width} numbers")
+            raise InputError(f"{where}: layer {place} of the head needs a weight matrix with {width} columns")
         width = len(weight)
         linear = torch.nn.Linear(weight.shape[1], width, bias=f"{2 * place}.bias" in tensors)
         parts += [linear, getattr(torch.nn, activation)()]
@@ -60,7 +60,7 @@ def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor],
         name: value.shape for name, value in tensors.items()
     }:
         raise InputError(
-            f"{where}: its tensors are not those of the head in the configuration: width {config.head}, layers "
+            f"{where}: its tensors do not fit the head in the configuration: width {config.head}, layers "
             f"{config.head_layers}"
         )
     head.load_state_dict(tensors)

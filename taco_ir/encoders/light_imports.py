@@ -1,8 +1,8 @@
 """Imports transformers without parts that encoding does not need, which halves the time of a single query.
 
-The omitted parts are torch's compiler and libraries for training on many machines. A verb that answers one query spends
-most of its time on imports. transformers is imported as if accelerate, scipy and torch.distributed were not installed.
-This cannot be undone in a process, so only verbs do it, not programs that import this package.
+The omitted parts are torch's compiler and libraries for training on many machines: transformers is imported as if
+accelerate, scipy and torch.distributed were not installed. A command that answers one query spends most of its time on
+imports. The effect lasts until the process ends, so only commands do this, not programs that import this package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from taco_ir.core.processes import OURS, collector_paused
 
 LIGHT = threading.Event()
-WHOLE = "transformers.modeling_utils"  # with it everything is imported
+WHOLE = "transformers.modeling_utils"  # if this module is imported, all of transformers is
 SHARED = (WHOLE, "transformers.generation.utils", "transformers.masking_utils")
 # functions of transformers.utils that say what is installed
 ABSENT = (
@@ -28,22 +28,22 @@ ABSENT = (
     "is_torch_flex_attn_available",
 )
 COMPILER, TRACING = "torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"
-USED = "TransformGetItemToIndex"  # of TRACING, by masks that models of texts do not have
-STRUCTURE = "define_import_structure"  # of IMPORTS: the names in all files below a folder, which it reads
+USED = "TransformGetItemToIndex"  # name in TRACING, used by masks that text models do not have
+STRUCTURE = "define_import_structure"  # function in IMPORTS that reads the names in all files below a folder
 IMPORTS, MODELS = "transformers.utils.import_utils", "models"
 
 
 def prefer_light_imports() -> None:
-    """Let `lightly` leave out what encoding does not need; only for verbs, since it affects the whole process."""
+    """Make `lightly` leave out what encoding does not need. Only for commands: it affects the whole process."""
     if OURS.is_set():
         LIGHT.set()
 
 
 @contextmanager
 def lightly() -> Iterator[None]:
-    """Import transformers and load a model; if light imports are preferred, omit what encoding does not need.
+    """A context to import transformers and load a model without parts that encoding does not need.
 
-    This has no effect if the modules are already imported.
+    It has an effect only after `prefer_light_imports`, and if the modules are not imported yet.
     """
     if not LIGHT.is_set() or COMPILER in sys.modules:
         yield
@@ -59,7 +59,7 @@ def lightly() -> Iterator[None]:
 
 
 def _import_transformers() -> bool:
-    """Import it without what encoding does not need; False, and nothing is left of it, where a version needs that."""
+    """Import transformers without what encoding does not need. If this fails, undo the import and return False."""
     before = {*sys.modules}
     try:
         with collector_paused(), _without_packages(), _files_read_once():
@@ -75,7 +75,7 @@ def _import_transformers() -> bool:
 
 @contextmanager
 def _without_packages() -> Iterator[None]:
-    """Let transformers find that some packages are not there."""
+    """In this context, transformers finds that some packages are not installed."""
     asked = [import_module(name) for name in (IMPORTS, "transformers.utils")]
     found = [(module, name, getattr(module, name)) for module in asked for name in ABSENT if hasattr(module, name)]
     try:
@@ -89,7 +89,7 @@ def _without_packages() -> Iterator[None]:
 
 @contextmanager
 def _files_read_once() -> Iterator[None]:
-    """Let `transformers.models` take the names in its files from `transformers`, which has read all of them before."""
+    """In this context, `transformers.models` takes the names in its files from `transformers`, which has read them."""
     imports = import_module(IMPORTS)
     read, folder = getattr(imports, STRUCTURE), Path(imports.__file__ or "").parents[1] / MODELS
 
@@ -110,7 +110,7 @@ def _files_read_once() -> Iterator[None]:
 
 
 class _Compiler(ModuleType):
-    """Stands for torch's compiler: whatever marks functions for it leaves them as they are."""
+    """Stands in for torch's compiler: its decorators return functions unchanged."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -120,7 +120,7 @@ class _Compiler(ModuleType):
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Put modules with the names that transformers uses in the place of torch's compiler."""
+    """In this context, modules with the names that transformers uses stand in for torch's compiler."""
     compiler, tracing = _Compiler(COMPILER), ModuleType(TRACING)
     compiler.__path__ = []
     setattr(tracing, USED, _real)
@@ -134,10 +134,10 @@ def _without_compiler() -> Iterator[None]:
 
 
 def _not_compiled(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
-    """What marks functions that are not to be compiled; nothing is."""
+    """Stand in for a decorator of torch's compiler: return the function unchanged."""
     return function if function is not None else lambda each: each
 
 
 def _real() -> Any:
-    """The real thing, once a mask needs it."""
+    """Return the object of torch's compiler that this module stood in for."""
     return getattr(import_module(TRACING), USED)()

@@ -1,7 +1,7 @@
-"""Answers everything about a model folder that can be known without loading the model.
+"""Answers questions about a model folder without loading the model: kind, towers, files, configuration, fingerprint.
 
-A folder's fingerprint covers all files that vectors can depend on. Weights must be safetensors, because pickled weights
-can run code. A PEFT adapter is merged into its base, whose files are in the fingerprint too.
+A fingerprint covers all files that vectors can depend on. Weights must be safetensors, because pickled weights can run
+code. A PEFT adapter is merged with its base model, so its fingerprint covers the files of the base model, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 WEIGHTS = ".safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 PEFT_FILE, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-NAMES_WEIGHTS = "transformers_weights"  # a key of config.json that sends transformers to another file
+NAMES_WEIGHTS = "transformers_weights"  # a key of config.json that makes transformers read another file
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 COLBERT_FILE = "artifact.metadata"
 COLBERT = (
@@ -44,7 +44,7 @@ COLBERT = (
 )
 DEFAULT_POSITIONS = 512
 DPR_TEMPLATE = "{title} [SEP] {text}"
-# classes of transformers that load the encoder of an encoder-decoder alone
+# classes of transformers that load only the encoder of an encoder-decoder model
 T5_ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -52,10 +52,10 @@ T5_ENCODERS = {
     "longt5": "LongT5EncoderModel",
 }
 DPR_ENCODERS = ("DPRQuestionEncoder", "DPRContextEncoder")
-# one of them is needed; transformers makes a fast tokenizer of the others
+# one of these files is needed; transformers makes a fast tokenizer of all but the first
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json")
-# Files that no vector depends on: texts for people, code and other libraries' weights, which nothing here reads; those
-# read into EncoderConfig, which is part of fingerprints itself; and what is written about weights.
+# Files that are not part of fingerprints: texts, code and weights for other libraries, which we do not read; files that
+# are read into EncoderConfig, which is part of fingerprints itself; and descriptions of weights.
 TEXTS_AND_CODE = (".md", ".py", ".png", ".jpg", ".pdf", ".toml")
 OTHER_WEIGHTS = (".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
 UNREAD = (*TEXTS_AND_CODE, *OTHER_WEIGHTS)
@@ -65,9 +65,9 @@ NO_TOKENIZER = ("config.json", "generation_config.json", PEFT_FILE, *DESCRIBED, 
 
 
 class Kind(Enum):
-    """The kinds of model folders, recognised by their files; a folder is of the first kind whose files it has."""
+    """The kinds of model folders, each with the files that it must have. A folder is of the first kind that fits."""
 
-    ADAPTERS = (RECORD_FILE,)  # on a backbone, which is elsewhere or in a folder below
+    ADAPTERS = (RECORD_FILE,)  # for a backbone, which is elsewhere or in a folder below
     TOWERS = ("query", "passage")  # two models
     OURS = (CONFIG_FILE,)
     SENTENCE_TRANSFORMERS = (MODULES_FILE,)
@@ -75,7 +75,7 @@ class Kind(Enum):
 
 
 class ModelConfig(NamedTuple):
-    """Keys read from config.json: type and classes of the model, positions (T5's are relative), DPR's projection."""
+    """Keys that are read from config.json: type, classes, number of positions (absent in T5), DPR's projection."""
 
     model_type: str = ""
     architectures: tuple[str, ...] | None = None
@@ -85,35 +85,35 @@ class ModelConfig(NamedTuple):
 
 
 class TokenizerLength(NamedTuple):
-    """Keys read from tokenizer_config.json; a huge number means no limit."""
+    """Keys that are read from tokenizer_config.json: maximum number of tokens; a huge number means no limit."""
 
     model_max_length: Annotated[float, 1] | None = None
 
 
 class PeftConfig(NamedTuple):
-    """Keys read from adapter_config.json."""
+    """Keys that are read from adapter_config.json: type of the PEFT adapter, and its base model."""
 
     peft_type: str = ""
     base_model_name_or_path: str | None = None
 
 
 class ShardIndex(NamedTuple):
-    """Keys read from an index of shards: the file of each tensor."""
+    """Keys that are read from an index of weight shards: the file of each tensor."""
 
     weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a model; its files are read only when needed."""
+    """A folder with a model, of any supported layout. Its files are read only when they are needed."""
 
     path: Path
-    base: str | None = None  # of an adapter of PEFT, where that is not the one in its file
+    base: str | None = None  # of a PEFT adapter, if it is not the base in the adapter's file
     route: str = ""  # `query` or `passage`, for the modules of one side in a sentence-transformers folder
 
     @classmethod
     def find(cls, model: str | None) -> ModelFolder:
-        """Find the folder of a model named by --model (see `names.locate`). Raises: InputError if there is none."""
+        """Find a model's folder by the value of --model (see `names.locate`). Raises: InputError if there is none."""
         return cls(locate(model))
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ class ModelFolder:
 
     @property
     def towers(self) -> Mapping[Role, ModelFolder]:
-        """The folders of the passage encoder and the query encoder; without two towers, both are this folder."""
+        """The folders of passage encoder and query encoder, by role; both are this folder if it has one encoder."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS and not self.route and has_routes(self.path):
             return {Role.PASSAGE: replace(self, route="passage"), Role.QUERY: replace(self, route="query")}
         if self.kind is Kind.TOWERS:
@@ -139,18 +139,18 @@ class ModelFolder:
 
     @property
     def own_files(self) -> Path:
-        """The folder with the backbone's files: this one or one in it; for PEFT, the adapter's files."""
+        """The folder with the backbone's files, which may be inside this folder; for PEFT, with the adapter's files."""
         theirs = self.kind is Kind.SENTENCE_TRANSFORMERS
         return transformer_folder(self.path, self.route) if theirs else self.path
 
     @property
     def files(self) -> Path:
-        """The folder with the backbone's configuration and weights; for a PEFT adapter, its base's."""
+        """The folder with the backbone's configuration and weights; for a PEFT adapter, its base model's folder."""
         return self.peft_base.files if self.is_peft else self.own_files
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The folder with the tokenizer; a PEFT adapter may use its base's."""
+        """The folder with the tokenizer; for a PEFT adapter without a tokenizer, the folder of its base model."""
         has_own = any((self.own_files / name).is_file() for name in TOKENIZERS)
         return self.own_files if has_own or not self.is_peft else self.files
 
@@ -160,10 +160,10 @@ class ModelFolder:
 
     @property
     def peft_base(self) -> ModelFolder:
-        """The model that an adapter of PEFT is merged into. Raises: InputError for one that cannot be merged."""
+        """The base model with which a PEFT adapter is merged. Raises: InputError if they cannot be merged."""
         path = self.own_files / PEFT_FILE
         said = read_json(path, PeftConfig, others=True)
-        what = f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT"
+        what = f"--model {self}: {PEFT_FILE} makes it a PEFT adapter"
         if said.peft_type != "LORA" or not (path.parent / PEFT_WEIGHTS).is_file():
             raise InputError(
                 f"{what} ({said.peft_type}); only LORA with {PEFT_WEIGHTS} can be read; give such an adapter, or "
@@ -181,31 +181,31 @@ class ModelFolder:
 
     @property
     def record(self) -> AdapterRecord | None:
-        """The record of adapters; None for other folders. Raises: InputError for an invalid record."""
+        """The record of a folder of adapters; None for other folders. Raises: InputError for an invalid record."""
         return read_record(self.path) if self.kind is Kind.ADAPTERS else None
 
     @property
     def base_name(self) -> str:
-        """The hub name or absolute folder of the adapters' backbone; a folder inside this one takes precedence."""
+        """The backbone of a folder of adapters: its absolute path, if it is inside this folder, or as in the record."""
         record = read_record(self.path)
         inside = self.path / record.base
         return str(inside.resolve()) if inside.is_dir() else record.base
 
     @property
     def advice(self) -> str:
-        """For an error message about adapters: which whole model to give instead."""
+        """Advice for error messages about a folder of adapters: which complete model to give instead."""
         record = read_record(self.path)
         merged = ", or merge the two by export --what huggingface" * record.mergeable
         return f"give its base model, {name_of(self.base_name)}{merged}"
 
     def backbone(self, given: str | None = None) -> ModelFolder:
-        """For adapters, the folder of their backbone; for other models, this folder.
+        """Find the folder of the adapters' backbone; without adapters, return this folder.
 
         Args:
-            given: the backbone's place, if not the one in the record.
+            given: folder or name of the backbone, if it is not as in the record.
 
         Raises:
-            InputError: for a backbone that is missing, or not the one that the adapters were trained on.
+            InputError: for a backbone that is missing, or that is not the backbone that the adapters were trained on.
         """
         record = self.record
         if record is None:
@@ -222,7 +222,7 @@ class ModelFolder:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The content of config.json; empty if it is missing."""
+        """The keys that are read from config.json; default values if the file is missing."""
         path = self.files / "config.json"
         return read_json(path, ModelConfig, others=True) if path.is_file() else ModelConfig()
 
@@ -233,14 +233,12 @@ class ModelFolder:
 
     @property
     def is_dpr(self) -> bool:
-        """Whether the model is one of transformers' DPR classes: a BERT with prefixed tensors, pooled by the first
-        token.
-        """
+        """Whether this is a DPR model of transformers: a BERT that pools the first token, with prefixed tensors."""
         return self.model_config.model_type == "dpr"
 
     @property
     def encoder_class(self) -> str:
-        """The transformers class that loads the encoder. Raises: InputError for DPR's reader, which is none."""
+        """Name of the transformers class that loads the encoder. Raises: InputError for DPR's reader."""
         config = self.model_config
         if not self.is_dpr:
             return T5_ENCODERS.get(config.model_type, "AutoModel")
@@ -253,7 +251,7 @@ class ModelFolder:
 
     @property
     def head_files(self) -> list[Path]:
-        """The files of the linear layers after pooling; DPR's projection is among its weights instead."""
+        """The files of the linear layers after pooling; empty for DPR, whose projection is among its weights."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS:
             return dense_files(self.path, self.route)
         path = self.path / HEAD_FILE
@@ -264,7 +262,7 @@ class ModelFolder:
         return bool(self.head_files) or (self.is_dpr and self.model_config.projection_dim > 0)
 
     def head_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the linear layers. Raises: InputError for a broken file."""
+        """Read the tensors of the linear layers after pooling. Raises: InputError for a broken file."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS:
             return dense_tensors(self.head_files)
         return read_safetensors(self.path / HEAD_FILE) if self.head_files else {}
@@ -272,11 +270,11 @@ class ModelFolder:
     def config(
         self, pooling: Pooling | None = None, normalize: bool = False, longest: int | None = None
     ) -> EncoderConfig:
-        """The encoder's configuration, from the folder or, for a plain model, from the flags.
+        """Return the encoder's configuration: from the folder or, for a plain model, from the user's flags.
 
         Args:
-            pooling, normalize: the user's flags; needed for a plain folder, refused for one that records its pooling.
-            longest: the maximum number of tokens for the backbone, if already known.
+            pooling, normalize: the user's flags; a plain folder needs `pooling`, and other folders refuse both.
+            longest: the maximum number of tokens for the backbone; None: read it from the folder.
 
         Raises:
             InputError: for a plain folder without `pooling`, a folder that contradicts the flags, or unsupported
@@ -317,18 +315,18 @@ class ModelFolder:
 
     @property
     def trained_config(self) -> EncoderConfig:
-        """The configuration of a trained encoder. Raises: InputError for a folder that does not record its pooling."""
+        """The configuration of a trained encoder. Raises: InputError if the folder does not record its pooling."""
         own = self.towers[Role.PASSAGE]
         if not own.describes_itself:
             raise InputError(
-                f"{self}: there is neither taco_ir.json nor modules.json, which would record how it pools, so this "
-                "is not a trained encoder"
+                f"{self}: without taco_ir.json or modules.json, which record the pooling, this "
+                "is not a trained encoder; give a folder that train wrote"
             )
         return own.config()
 
     @property
     def longest(self) -> int:
-        """The maximum number of tokens for backbone and tokenizer. Raises: InputError for a folder without a model."""
+        """The maximum number of tokens for backbone and tokenizer. Raises: InputError if there is no whole model."""
         whole = self.backbone().towers[Role.PASSAGE]
         whole.require_weights()
         config = whole.model_config
@@ -340,16 +338,16 @@ class ModelFolder:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of the weights, or of the adapters; None if there is not exactly one."""
+        """The file of the weights or, for adapters, of the adapters; None if there is no single such file."""
         names = (TENSORS_FILE,) if self.kind is Kind.ADAPTERS else (PLAIN_FILE, INT8_FILE)
         return next((path for name in names if (path := self.files / name).is_file()), None)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all files that vectors can depend on. Raises: InputError if some are missing."""
+        """Hash of all files that vectors can depend on. Raises: InputError if a necessary file is missing."""
         self.require_weights()
         if not any((self.tokenizer_folder / name).is_file() for name in TOKENIZERS):
-            raise InputError(f"--model {self}: no {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}")
+            raise InputError(f"--model {self}: no tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]})")
         left_out = (*DESCRIBED, *ABOUT)
         read = (
             path for path in _files_in(self.own_files) if not path.name.endswith(UNREAD) and path.name not in left_out
@@ -364,13 +362,13 @@ class ModelFolder:
         return fingerprint(hashes | behind)
 
     def tokenizer_files(self) -> list[Path]:
-        """The files that only a tokenizer can read, by name."""
+        """List the files of the tokenizer by name: all files except weights, configurations, texts and code."""
         others = (*UNREAD, WEIGHTS, INDEX)
         files = _files_in(self.tokenizer_folder)
         return [path for path in files if not path.name.endswith(others) and path.name not in NO_TOKENIZER]
 
     def require_weights(self) -> None:
-        """Raise InputError unless the folder holds a whole model: weights and configuration, not only adapters."""
+        """Raise InputError if the folder is not a whole model, which has weights and config.json, not only adapters."""
         if (record := self.record) is not None:
             raise InputError(
                 f"--model {self}: it holds only adapters (method {record.method}), but a whole model is needed; "
@@ -393,10 +391,10 @@ class ModelFolder:
             )
 
     def _what_lacks(self, has_weights: bool) -> str:
-        """The file that a folder without a model lacks, and what to do."""
+        """Return the missing file, and what to do; for an error message."""
         whole = (path for path in sorted(self.path.glob("*/config.json")) if any(path.parent.glob(f"*{WEIGHTS}")))
         if (below := next(whole, None)) is not None:
-            return f"both, which {below.parent} has; give that folder"
+            return f"both, but {below.parent} has them; give that folder"
         if has_weights:
             return "config.json"
         pickled = next((path for path in _files_in(self.files) if path.name.endswith(PICKLES)), None)
@@ -408,7 +406,7 @@ class ModelFolder:
         return f"model.safetensors (pickled weights are not read){how}"
 
     def _refuse_other_kinds(self) -> None:
-        """Raise InputError for a model that gives no single vector of a text."""
+        """Raise InputError for a model that does not make a single vector of a text."""
         classes = self.model_config.architectures or () if self.kind is Kind.PLAIN else ()
         if any("colbert" in name.lower() for name in classes) or (self.path / COLBERT_FILE).is_file():
             raise InputError(COLBERT.format(self))
@@ -419,7 +417,7 @@ class ModelFolder:
             )
 
     def _check_shards(self) -> None:
-        """Raise InputError where an index of shards names anything but safetensors files beside it."""
+        """Raise InputError if an index of weight shards names a file that is missing or is not safetensors."""
         beside = {path.name for path in self.files.glob(f"*{WEIGHTS}")}
         for index in sorted(self.files.glob(f"*{INDEX}")):
             shards = read_json(index, ShardIndex, others=True).weight_map
@@ -435,7 +433,7 @@ class ModelFolder:
 
 
 def _find_base(name: str, what: str, key: str) -> ModelFolder:
-    """The base of adapters. Raises: InputError, which begins with `what`, naming the key that may be wrong."""
+    """Find the base model of adapters. Raises: InputError, beginning with `what`, and naming the `key` to change."""
     try:
         return ModelFolder.find(name)
     except InputError as error:

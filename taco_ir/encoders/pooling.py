@@ -1,4 +1,4 @@
-"""From texts to vectors, for training and search: tokenizing, padding, the forward pass, pooling, head."""
+"""Turns texts into vectors, for training and search: tokenizing, padding, the forward pass, pooling, head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENIZED_AT_ONCE = 512
 def tokenize(
     tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None
 ) -> tuple[list[Ids], int]:
-    """Token ids of each text, and the number of truncated texts; works in chunks to save memory.
+    """Return the token ids of each text, and the number of truncated texts. Works in chunks to save memory.
 
     Args:
         marker: a token to insert at the front, after the special token if there is one; it counts as a token.
@@ -39,7 +39,10 @@ def tokenize(
 
 
 def batch_by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length, longest first: at most `batch_size` texts and about `tokens` tokens."""
+    """Yield batches of positions of texts with similar length, the longest texts first.
+
+    A batch has at most `batch_size` texts and, if it has several, at most `tokens` tokens, padding included.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
@@ -49,7 +52,7 @@ def batch_by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Ite
 
 
 def pad(ids: Sequence[Ids], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [B, L] and attention mask [B, L], padded to the longest text."""
+    """Pad token ids to the longest text; return ids [B, L] and attention mask [B, L]."""
     import torch
 
     length = max(len(ids_L) for ids_L in ids)
@@ -69,14 +72,14 @@ def embed(
     head: torch.nn.Module | None = None,
     **marks: Any,
 ) -> torch.Tensor:
-    """Vectors [B, D] of padded texts, pooled and normalised as `config` says; `marks` come from `RoleMarks.inputs`."""
+    """Encode padded texts as vectors [B, D]; pool and normalise as `config` says. `marks` are of `RoleMarks.inputs`."""
     return pool(read(backbone, config, ids_BL, mask_BL, **marks), config, mask_BL, head)
 
 
 def read(
     backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any
 ) -> Any:
-    """The output of transformers for padded texts, from the decoder if `config` pools there."""
+    """Run the backbone on padded texts; return transformers' output, of the decoder if `config` pools there."""
     import torch
 
     inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}
@@ -91,7 +94,7 @@ def read(
 def pool(
     output: Any, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """Vectors [B, D] from transformers' output; padding on any side, except for pooling `first` and `decoder`."""
+    """Pool transformers' output to vectors [B, D]. Padding may be on the left only for pooling `mean` and `last`."""
     import torch
 
     states_BLD = output.last_hidden_state

@@ -2,8 +2,8 @@
 
 A mark is one of: token types, which BERT has for pairs of texts; a reserved token at the front; a learned vector added
 to the word embeddings; or an adapter for each role (deep prompts or bottlenecks) on a backbone that trains with them.
-The checkpoint's configuration records which. The marks are our own; the idea of one encoder for queries, passages and
-both is from ROM (Fun, Gandhi, Ravi, 2021).
+The checkpoint's configuration records the type of mark. The marks are our own; ROM (Fun, Gandhi, Ravi, 2021) had the
+idea of one encoder for queries, passages, and both together.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
     from taco_ir.encoders.adapters.adapter_set import Adapters
 
-# marks that are adapters, with their methods; `prefix` is the one that leaves texts all positions of the backbone
+# methods of marks that are adapters; with `prefix`, texts can use all positions of the backbone
 ADAPTER_MARKS = {"prompt": "prefix", "adapter": "adapter"}
 ADAPTER_NAMES = {Role.QUERY: "queries", Role.PASSAGE: "passages", Role.READER: "reader"}
 ROLE_FILE = "roles.safetensors"
-# reserved tokens of a query, a passage and a reader's input: of BERT's, T5's and RoBERTa's vocabularies
+# reserved tokens for a query, a passage and a reader's input, in the vocabularies of BERT, T5 and RoBERTa
 MARKERS = (
     ("[unused1]", "[unused2]", "[unused3]"),
     ("<extra_id_97>", "<extra_id_98>", "<extra_id_99>"),
     ("madeupword0000", "madeupword0001", "madeupword0002"),
 )
-DEVIATION = 0.02  # of new vectors, as BERT's embeddings
+DEVIATION = 0.02  # of new vectors, as in BERT's embeddings
 
 
 class RoleMarks:
     """Adds role marks to the inputs of one backbone.
 
     Args:
-        kind: one of `config.ROLE_MARKS`.
-        learned: the result of `new_learned` or `load_learned` for this backbone.
+        kind: the type of mark, one of `config.ROLE_MARKS`.
+        learned: the marks' parameters from `new_learned` or `load_learned`, for this backbone; None if there are none.
 
     Raises:
-        InputError: for a backbone or tokenizer that does not support this kind.
+        InputError: for a backbone or tokenizer that does not support this type of mark.
     """
 
     def __init__(self, kind: str, backbone: Any, tokenizer: Tokenizer, learned: torch.nn.Module | None = None) -> None:
@@ -71,16 +71,16 @@ class RoleMarks:
 
     @property
     def adapters(self) -> Adapters | None:
-        """The adapters of the roles, if the marks are adapters; `inputs` activates one of them."""
+        """The adapters of the roles, if marks are adapters, otherwise None; `inputs` activates one adapter."""
         return cast("Adapters", self._learned) if self._kind in ADAPTER_MARKS else None
 
     def marker(self, role: Role) -> int | None:
-        """The token at the front of a text with this role, if any."""
+        """Return the id of the token at the front of texts with this role; None if marks are not tokens."""
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """The backbone's inputs that mark roles, in addition to or instead of the ids; role adapters stay active
-        afterwards.
+        """Return backbone inputs that mark roles; they are added to the token ids, or replace them. An adapter for a
+        role stays active afterwards.
 
         Args:
             role_BL: the role of each token, or [B, 1] of each text; with role adapters, all are the same. With token
@@ -97,7 +97,7 @@ class RoleMarks:
         return {}
 
     def reader_roles(self, asked: list[int], length: int) -> torch.Tensor:
-        """Roles [N, L] or [N, 1] of readers' inputs, whose first `asked` tokens are the question."""
+        """Return roles of readers' inputs: [N, L] for token types, otherwise [N, 1]. Questions have `asked` tokens."""
         import torch
 
         if self._kind != "token_type":
@@ -106,7 +106,7 @@ class RoleMarks:
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """New parameters for role marks, or None. Raises: InputError for a backbone without known hook points."""
+    """Create parameters for role marks; None if this type has none. Raises: InputError for an unsupported backbone."""
     import torch
 
     if kind == "embedding":
@@ -131,7 +131,7 @@ def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
 
 
 def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
-    """Load the parameters of a checkpoint's role marks. Raises: InputError for a missing or unsuitable file."""
+    """Load the parameters of a checkpoint's role marks. Raises: InputError if the file is missing or does not fit."""
     import torch
 
     learned = new_learned(kind, backbone)
@@ -157,7 +157,7 @@ def save_learned(learned: torch.nn.Module, folder: Path) -> None:
 
 
 def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
-    """The tensors by their names in the file."""
+    """Return the tensors by their names in the file."""
     from taco_ir.encoders.adapters.adapter_set import Adapters
 
     return dict(learned.named_tensors() if isinstance(learned, Adapters) else learned.state_dict())

@@ -1,4 +1,4 @@
-"""Encodes texts as vectors, with BERT-type and T5 backbones, from our checkpoints or anyone's."""
+"""Encodes texts as vectors, with BERT-type and T5 backbones, from our own checkpoints or other models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "int8", "bf16", "fp16", "tf32"]
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # torch's names
-TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
+TOKEN_BUDGET = 2048  # tokens in a batch: about what the caches of two cores hold
 TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
 
 
@@ -39,9 +39,9 @@ class Tower:
     """A backbone with its tokenizer, pooling, head and role marks.
 
     Attributes:
-        config: decides on pooling and role marks; prompts, lengths and template are those of the encoder.
-        weights: hash of all files that its vectors depend on.
-        dim: D, the width of its vectors.
+        config: sets pooling and role marks; prompts, lengths and template are those in TextEncoder.config.
+        weights: hash of all files that the vectors depend on.
+        dim: D, the width of a vector.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Tower:
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
 
     def fingerprint(self, config: EncoderConfig) -> str:
-        """Hash of weights, tokenizer, precision and a configuration."""
+        """Return a hash of this tower's weights, tokenizer and precision, and of `config`."""
         return fingerprint([self.weights, config.described, self.precision])
 
     def vectors(self, ids: Sequence[Ids], role: Role) -> Vectors:
-        """Vectors [B, D] of a batch of tokenised texts."""
+        """Encode a batch of tokenised texts, which all have the same role: float32 [B, D]."""
         import torch
 
         ids_BL, mask_BL = (each.to(self.device) for each in pad(ids, self._pad))
@@ -103,12 +103,12 @@ class TextEncoder:
     """Encodes queries and passages, with one tower for both or one for each, and adapters if the model has any.
 
     Attributes:
-        config: prompts, lengths and template; also pooling, if the towers do not differ in it.
+        config: prompts, lengths and templates; also pooling, if it is the same in both towers.
         folder: the model's folder.
-        towers: the tower of each role; the same object twice if queries and passages share weights.
-        adapters, record: the adapters on the backbone, and which texts each of them is for; None: no adapters.
-        dim: D, the width of its vectors.
-        truncated: number of queries cut so far.
+        towers: the tower (backbone, tokenizer and head) of each role; one object twice if both roles share weights.
+        adapters, record: the adapters on the backbone, and which texts use which adapter; None: no adapters.
+        dim: D, the width of a vector.
+        truncated: number of queries that were truncated so far.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class TextEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights, tokenizer, current configuration and precision, and of all adapters with their record."""
+        """Hash of everything that vectors depend on: weights, tokenizer, configuration, precision, adapters."""
         if (record := self.record) is not None:
             said = [record.roles, record.tasks, dict(record.lent), self.config.described]
             return fingerprint([self.passage_fingerprint, self._digests, *said])
@@ -148,17 +148,17 @@ class TextEncoder:
 
     @property
     def passage_fingerprint(self) -> str:
-        """Hash of all that passage vectors depend on, so without adapters for queries; an index records it."""
+        """Hash of everything that passage vectors depend on, without adapters for queries. Indexes record it."""
         return self._hash_passages(self.towers[Role.PASSAGE].precision)
 
     @property
     def rounded_fingerprints(self) -> tuple[str, ...]:
-        """The `passage_fingerprint` of this encoder in other formats, whose vectors serve its queries, too."""
+        """The `passage_fingerprint` in number formats other than float32; queries can also search such vectors."""
         return tuple(map(self._hash_passages, get_args(Precision)[1:]))
 
     def lowest_cosine(self, passages: Sequence[Passage]) -> float:
-        """The lowest cosine of a passage's vector in this number format with that in float32; 1 for int8, which keeps
-        no weights in float32.
+        """Return the lowest cosine between a passage's vector in this number format and its vector in float32; 1 for
+        int8, which keeps no weights in float32.
         """
         tower = self.towers[Role.PASSAGE]
         own, found = tower.precision, []
@@ -179,13 +179,13 @@ class TextEncoder:
         return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, precision, *marks])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        """Encode queries of one task with its prompt: float32 [B, D]. `truncated` counts queries that are cut.
+        """Encode queries of one task with its prompt: float32 [B, D]. `truncated` counts truncated queries.
 
         Args:
-            task: a name or an alias; None for queries without a task, which are encoded as for all other tasks (`*`).
+            task: name or alias of the task; None: queries without a task, which are encoded as all other tasks (`*`).
 
         Raises:
-            InputError: for an unknown name, a task for which the model lacks a prompt or an adapter, or a single text.
+            InputError: for an unknown task, a task that the model has no prompt or adapter for, or a single text.
         """
         refuse_text(texts, "queries")
         return self.encode_mixed_queries(texts, [task] * len(texts))
@@ -217,7 +217,7 @@ class TextEncoder:
         return self.config.tasks | adapted - {ANY_TASK}
 
     def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
-        """The canonical name of a task of the model, KILT or a collection (`known`). Raises: InputError for others."""
+        """Return the canonical name of a task of the model, KILT or `known` tasks. Raises: InputError for others."""
         if not task or not self.tasks:
             return task
         try:
@@ -226,17 +226,17 @@ class TextEncoder:
             raise InputError(f"{error}; for queries of another task, give no task") from error
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
-        """Encode passages with the template: float32 [N, D]. Raises: InputError for a single text."""
+        """Encode passages with the template: float32 [N, D]. Raises: InputError for a text instead of passages."""
         refuse_text(passages, "passages", "[taco_ir.Passage(docid, page, title, {})]")
         texts = [self.config.passage_text(passage) for passage in passages]
         adapter = self.record.passage_adapter if self.record is not None else None
         return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
 
     def borrow(self, lenders: Mapping[str, str]) -> None:
-        """Let each task (`*`: all others) use its lender's prompt, length and adapter; `none` means the bare backbone.
+        """Let tasks (`*`: all others) use their lender's prompt, length and adapter; a lender is a task or `none`.
 
         Raises:
-            InputError: for a lender without any of them, or a task that already has its own.
+            InputError: for a lender without prompt and adapter, or a task that already has its own.
         """
         if self.record is None:
             self.config = self.config.with_lenders(lenders)
@@ -253,7 +253,7 @@ class TextEncoder:
     def encode_texts(
         self, texts: Sequence[str], max_tokens: int, role: Role, adapter: str | None = None
     ) -> tuple[Vectors, int]:
-        """Vectors [N, D] of texts without prompt or template, and the number of truncated texts.
+        """Encode texts without prompt or template; return vectors [N, D] and the number of truncated texts.
 
         Args:
             adapter: the adapter to use; None: the backbone alone.
@@ -273,7 +273,7 @@ class TextEncoder:
 
 @contextmanager
 def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that take a whole batch each; on CPUs all cores on one batch would wait for each other at every layer."""
+    """Start threads that take a whole batch each, since cores that share a batch wait for each other at every layer."""
     import torch
 
     threads = torch.get_num_threads()
@@ -289,7 +289,7 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-@collector_paused()  # what is imported and loaded stays
+@collector_paused()  # garbage collection would find nothing: imports and models stay
 def load_encoder(
     model: str | Path | None = None,
     *,
@@ -305,11 +305,11 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        model: a folder (see `model_folder.Kind`; a plain one needs `pooling`), a name of `names.BUILTIN`, a hub name;
-            None for the encoder that comes with the package.
-        prompt: used for all tasks, instead of the model's own prompts.
+        model: a folder (see `model_folder.Kind`; a plain folder needs `pooling`), a built-in name (`names.BUILTIN`) or
+            a name on the hub; None for the encoder that comes with the package.
+        prompt: used for queries of all tasks, instead of the model's own prompts.
         passage_prompt: used instead of the model's own prompt for passages.
-        base: the folder of the adapters' backbone, if not the one in their record.
+        base: folder of the adapters' backbone, if it is not as in their record.
 
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
@@ -340,7 +340,7 @@ def load_encoder(
     if folder.is_peft:
         folder = replace(folder, base=base)
     elif base is not None:
-        raise InputError(f"--base {base}: --model {folder} is a whole model; --base is only for adapters")
+        raise InputError(f"--base {base}: --model {folder} is a whole model; --base is only for adapters, leave it out")
     options = (pooling, normalize, (prompt, passage_prompt), precision, device)
     loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}
     dims = [tower.dim for tower in loaded.values()]

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG = "config.json"
-KEY = "taco_ir_weights"  # of config.json; plain weights have none
+KEY = "taco_ir_weights"  # a key of config.json, absent with plain weights
 INT8 = "int8"
 PLAIN_FILE, INT8_FILE = "model.safetensors", "model.int8.safetensors"
-NUMBERS, SCALES = ".int8", ".scale"  # what tensors of a matrix add to its name
+NUMBERS, SCALES = ".int8", ".scale"  # suffixes of a matrix's two tensors
 MOST = 127
-FEW = 16  # rows of small tables (token types), whose error every token would have; kept whole, they cost nothing
+FEW = 16  # rows; smaller tables (token types) stay as they are, since their error would be in every token
 
 
 def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert matrices of more than FEW rows to int8 with scales, two tensors each; other tensors are kept."""
+    """Convert matrices of more than FEW rows to two tensors, int8 and scales; return all other tensors unchanged."""
     stored = {}
     for name, value in weights.items():
         if value.ndim == 2 and len(value) > FEW and value.is_floating_point():
@@ -44,7 +44,7 @@ def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_int8(value_NM: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as int8 [N, M] with bfloat16 scales [N]; the error is at most half a scale."""
+    """Convert a matrix to int8 [N, M] with bfloat16 scales [N], one per row; the error is at most half a scale."""
     import torch
 
     scales_N = (value_NM.abs().amax(1) / MOST).bfloat16()
@@ -59,7 +59,7 @@ STORES: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def describe_weights(config: Mapping[str, Any], how: str) -> dict[str, Any]:
-    """The `config.json` for weights stored in the format `how`, one of STORES or float32."""
+    """Return the content of `config.json` for weights in the format `how`, one of STORES or float32."""
     plain = {key: value for key, value in config.items() if key not in (KEY, "torch_dtype")}
     return plain | ({"dtype": "float32", KEY: INT8} if how == INT8 else {"dtype": how})
 
@@ -75,7 +75,7 @@ def is_int8(folder: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises: InputError for a file that is missing or broken."""
+    """Return the tensors of a safetensors file, by name. Raises: InputError if it is missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -86,7 +86,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder that has them in one file, in float32. Raises: InputError for an unreadable file."""
+    """Return the weights in a folder's only weight file, as float32. Raises: InputError if it cannot be read."""
     int8 = is_int8(folder)
     path = folder / (INT8_FILE if int8 else PLAIN_FILE)
     tensors = read_safetensors(path)
@@ -95,7 +95,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Undo `quantize`. Raises: InputError for numbers without their scales, or the reverse."""
+    """Undo `quantize`. Raises: InputError if numbers or scales of a matrix are missing."""
     import torch
 
     matrices = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
@@ -114,7 +114,7 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def write_plain(source: Path, target: Path) -> None:
-    """Convert 8-bit weights, and their configuration, to a plain float32 model."""
+    """Convert the 8-bit weights and configuration in `source` to a plain float32 model in `target`."""
     from safetensors.torch import save_file
 
     save_file(read_weights(source), target / PLAIN_FILE, {"format": "pt"})

@@ -106,7 +106,7 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
     page = (folder / "README.md").read_text(encoding="utf-8")
     flags = (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8")
     for said in (
-        "query is cut at 64 tokens whatever its task, ours at those of their task: nq 9",
+        "other tools cut all queries at 64 tokens, we cut them at the length of their task: nq 9",
         "ours keep 4 words before it",
     ):
         assert said in page and said in flags and caplog.text.count(said) == 2
@@ -152,7 +152,7 @@ def test_every_backbone_says_how_long_its_vectors_are(tiny_bert: Path, tmp_path:
 def test_a_template_that_sentence_transformers_cannot_hold_is_refused(
     tiny_bert: Path, tmp_path: Path, template: str
 ) -> None:
-    with pytest.raises(InputError, match="cannot hold the passage template") as caught:
+    with pytest.raises(InputError, match="cannot store the passage template") as caught:
         write_sentence_transformers(tiny_bert, replace(BASE, passage_template=template), folder_of(tmp_path / "theirs"))
     assert repr(template) in str(caught.value)
 
@@ -329,7 +329,7 @@ def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_p
         assert after.max_query_tokens(task) == before.max_query_tokens(lender)
     none = "which has none; tasks with prompts: nq, structured_zeroshot"
     for wrong, said in (
-        ("nq=zsre", "task 'nq' cannot borrow the prompt of 'structured_zeroshot': it has its own"),
+        ("nq=zsre", "task 'nq' has its own prompt and cannot borrow from 'structured_zeroshot'"),
         ("trex=wow", f"task 'trex' cannot borrow a prompt of 'wow', {none}"),
         ("trex", "--prompt-of 'trex' is not TASK=TASK"),
     ):

@@ -299,7 +299,7 @@ def test_queries_and_documents_have_routes_of_their_own(tiny_bert: Path, tmp_pat
         near(load_encoder(str(folder)).encode_passages(PASSAGES), encoder.encode_passages(PASSAGES))
     assert encoder.towers[Role.QUERY].config.pooling == "first" and encoder.config.passage_length == 128
     with pytest.raises(
-        InputError, match="this model has two towers, and the format holds one model; use --encoder-class taco"
+        InputError, match="this model has two towers, but the format holds only one; use --encoder-class taco"
     ):
         write_sentence_transformers(folder, encoder.config, tmp_path)
     with pytest.raises(InputError, match=r"modules\.json: a (Router|Asym), which has separate modules for queries and"):
@@ -373,7 +373,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: [changed(folder, "config.json", architectures=["DPRContextEncoder"]), pickled(folder)],
         r"from transformers import DPRContextEncoder, AutoTokenizer; \[each\.from_pretrained\('.*m'\)\.save_pretrained",
     ),
-    "one folder down": (one_folder_down, r"missing: both, which .*checkpoint-2 has; give that folder"),
+    "one folder down": (one_folder_down, r"missing: both, but .*checkpoint-2 has them; give that folder"),
     "code for a model": (of_other_code, r"m: config\.json requires custom code \(auto_map\), which taco_ir never runs"),
     "code for a module": (
         of_other_modules("custom_st.Transformer"),
@@ -476,9 +476,7 @@ def test_an_adapter_of_peft_is_merged_into_its_base(tiny_t5: Path, tmp_path: Pat
     assert alone.fingerprint != encoder.fingerprint
     exported(encoder, tmp_path / "theirs")
     moved = base.rename(tmp_path / "moved")
-    with pytest.raises(
-        InputError, match=r"makes it an adapter of PEFT, and its base .* is missing; give --base FOLDER"
-    ):
+    with pytest.raises(InputError, match=r"makes it a PEFT adapter, and its base .* is missing; give --base FOLDER"):
         load_encoder(str(folder), pooling="last")
     again = load_encoder(str(folder), pooling="last", base=str(moved))
     near(again.encode_queries(QUERIES, None), expected)
@@ -504,7 +502,7 @@ def test_adapters_of_peft_that_cannot_be_merged_are_refused(tiny_t5: Path, tmp_p
     with pytest.raises(InputError, match=r"adapter_model\.safetensors: it lacks 1 tensors, such as 'base_model"):
         load_encoder(str(folder), pooling="last")
     changed(folder, "adapter_config.json", peft_type="PROMPT_TUNING")
-    with pytest.raises(InputError, match=r"adapter of PEFT \(PROMPT_TUNING\); only LORA with adapter_model\.safetens"):
+    with pytest.raises(InputError, match=r"PEFT adapter \(PROMPT_TUNING\); only LORA with adapter_model\.safetens"):
         load_encoder(str(folder), pooling="last")
 
 

@@ -177,7 +177,7 @@ def adapter(folder: Path) -> str:
     values = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}
     (folder / "adapter_config.json").write_text(json.dumps(values))
     save_file({"x": torch.ones(1)}, folder / "adapter_model.safetensors", {"format": "pt"})
-    return r"adapter_config\.json makes it an adapter of PEFT"
+    return r"adapter_config\.json makes it a PEFT adapter"
 
 
 def elsewhere(folder: Path) -> str:

@@ -251,7 +251,7 @@ def other_weights(folder: Path) -> None:
         (
             without("tokenizer.json"),
             {},
-            "no tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or vocab.json",
+            "no tokenizer .tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or voc",
         ),
         (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, such as '{LAYER}'"),
         (cut_short, {}, "transformers cannot load it"),
@@ -275,7 +275,7 @@ def other_weights(folder: Path) -> None:
             {"pooling": None},
             "to 256 tokens; the backbone allows 1 to 128",
         ),
-        (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, this is 'bert'"),
+        (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, but this is 'bert'"),
         (
             lambda folder: EncoderConfig("decoder", query_length=8, passage_length=8).save(folder),
             {"pooling": None},

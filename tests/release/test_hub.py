@@ -445,23 +445,23 @@ def test_branches_and_private_repositories(hub: Hub, model: Path, monkeypatch: p
     for revision, prompt in (("second", "Q [SEP] "), ("main", "NQ [SEP] ")):
         pull([NAME, "--revision", revision, "--output", revision])
         assert json.loads((Path(revision) / "taco_ir.json").read_text())["prompts"]["nq"] == prompt
-    assert f"no revision 'third' of it at {hub.url}" in refused(pull, NAME, "--revision", "third", "--output", "third")
+    assert f"it has no revision 'third' at {hub.url}" in refused(pull, NAME, "--revision", "third", "--output", "third")
     hub.repos[NAME].private = False
     assert "--private: somebody/my-model exists and is public" in refused(push, model, NAME, "--private")
     hub.repos[NAME].private = True
     monkeypatch.delenv("HF_TOKEN")
     use_cache(monkeypatch, Path("another-cache").resolve())
-    assert "or a private one that your token does not open" in refused(pull, NAME, "--output", "none")
+    assert "or it is private and your token does not open it" in refused(pull, NAME, "--output", "none")
 
 
 def test_what_is_no_name_no_token_and_no_network_is_one_line(
     hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "my model: not a name that a hub has" in refused(push, model, "my model")
+    assert "my model: not a valid name on a hub" in refused(push, model, "my model")
     assert "my-model: the owner is missing; give ORG/my-model" in refused(push, model, "my-model")
     assert f"{NAME}: no such model at {hub.url}" in refused(pull, NAME, "--output", "out")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    assert f"{hub.url} refuses your token; run hf auth login" in refused(push, model, NAME)
+    assert f"{hub.url} refuses your token; give a token with enough rights" in refused(push, model, NAME)
     monkeypatch.delenv("HF_TOKEN")
     assert f"no token for {hub.url}: run `hf auth login`, or set HF_TOKEN" in refused(push, model, NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -485,7 +485,7 @@ def test_offline_takes_what_the_cache_has(hub: Hub, model: Path, monkeypatch: py
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     said = refused(pull, NAME, "--output", "out")
     assert (
-        said.startswith(f"{NAME}: HF_HUB_OFFLINE is set, and the hub's cache, ") and "does not have this model" in said
+        said.startswith(f"{NAME}: HF_HUB_OFFLINE is set, and the hub's cache, ") and "does not have all files" in said
     )
     assert "it could not be fetched from the hub (somebody/my-model: HF_HUB_OFFLINE is set" in said_of_loading(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -495,7 +495,7 @@ def test_offline_takes_what_the_cache_has(hub: Hub, model: Path, monkeypatch: py
     assert contents(Path("out")) == hub.files
     assert np.array_equal(vectors(NAME), vectors(model))
     next(Path("cache").rglob("taco_ir.json")).unlink()
-    assert "does not have this model whole" in refused(pull, NAME, "--output", "other")
+    assert "does not have all files of this model" in refused(pull, NAME, "--output", "other")
 
 
 def test_a_hubs_name_is_found_by_a_process_that_imports_nothing_else(hub: Hub, model: Path, tmp_path: Path) -> None:
@@ -568,7 +568,7 @@ def test_an_output_of_something_else_stays(hub: Hub, model: Path) -> None:
 
 
 def test_what_is_no_trained_model_is_not_pushed(hub: Hub, model: Path, tiny_bert: Path) -> None:
-    assert "there is neither taco_ir.json nor modules.json" in refused(push, tiny_bert, NAME)
+    assert "without taco_ir.json or modules.json" in refused(push, tiny_bert, NAME)
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     assert f"{weights}: cannot be read" in refused(push, model, NAME)

@@ -330,7 +330,7 @@ def test_a_base_may_gain_a_head_and_normalisation(tiny_bert: Path, tmp_path: Pat
 def test_a_plain_base_must_be_told_its_pooling(tiny_bert: Path) -> None:
     with pytest.raises(InputError, match="does not record how to pool"):
         encoder(tiny_bert, pooling=None)
-    with pytest.raises(InputError, match="pooling 'decoder' needs a T5 model, this is 'bert'"):
+    with pytest.raises(InputError, match="pooling 'decoder' needs a T5 model, but this is 'bert'"):
         encoder(tiny_bert, pooling="decoder")
 
 

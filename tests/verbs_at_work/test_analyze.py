@@ -145,7 +145,7 @@ def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path
             ["unfinished"],
             r".*unfinished: this training has no model yet \(.*\); finish the training, or give a model folder",
         ),
-        (["plain"], r".*plain: there is neither taco_ir.json nor modules.json.*"),
+        (["plain"], r".*plain: without taco_ir.json or modules.json.*"),
     ],
 )
 def test_a_mistake_is_one_line(

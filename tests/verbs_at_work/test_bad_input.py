@@ -146,7 +146,7 @@ CASES = {
     ),
     "model without tokenizer": Case(
         f"{SEARCH} --model m --pooling mean --normalize",
-        ["--model m: no tokenizer.json"],
+        ["--model m: no tokenizer (tokenizer.json"],
         model_copy("m", lambda m: (m / "tokenizer.json").unlink()),
     ),
     "model with broken config": Case(

@@ -20,22 +20,21 @@ from taco_ir.encoders.adapters.methods import METHODS, is_shifted, method_of, pa
 from taco_ir.encoders.weights import read_safetensors
 
 T = TypeVar("T", bound=Tensor)
-PROBE_DEVIATION = 0.05  # of the noise under which every tensor must matter: at the start most are zero
-NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: gradients are rounding errors
+PROBE_DEVIATION = 0.05  # of the noise in `check`; without noise, most tensors are zero at the start
+NO_EFFECT = ("key.bias", "k_lin.bias")  # they do not change the softmax: gradients are only rounding errors
 
 
 class Adapters(nn.Module):
     """Named adapters of one `method` and `width` on the frozen `backbone`.
 
     Args:
-        positions: where position ids of texts start after prompts, if not at the method's default (see
-            `methods.positions_of`).
+        positions: where position ids of texts start, as in `methods.positions_of`; empty: the method's default.
         reparameterised: names of adapters whose prompts are computed by a network during training (see `DeepPrompts`).
 
     Attributes:
         names: names of the adapters, in order of creation.
         shape: the backbone's shape.
-        active: the active adapter; None: the backbone alone.
+        active: name of the active adapter; None: the backbone works as without adapters.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Adapters(nn.Module):
 
     @contextmanager
     def used(self, name: str | None) -> Iterator[None]:
-        """Activate the adapter `name` inside this context."""
+        """Activate the adapter `name` inside this context; None: use the backbone alone."""
         before = self.active
         self.use(name)
         try:
@@ -91,19 +90,19 @@ class Adapters(nn.Module):
             self.use(before)
 
     def repeated(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Contexts for gradient checkpointing, which activate the same adapter when the forward pass is repeated."""
+        """Return contexts for gradient checkpointing; the repeated forward pass uses the adapter that is active now."""
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """The trained tensors of an adapter; their names are the same for all adapters."""
+        """Return an adapter's trained tensors by name; all adapters have the same names of tensors."""
         return _joined([insert.tensors(name) for insert in self._inserts()])
 
     def named_tensors(self) -> dict[str, Parameter]:
-        """The trained tensors of all adapters, named `adapter.tensor`."""
+        """Return the trained tensors of all adapters, by the name `adapter.tensor`."""
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors to store in a model folder: the trained ones or, for reparameterised prompts, the result."""
+        """Return the tensors for a model folder: the trained ones or, if prompts are reparameterised, the prompts."""
         return {
             f"{name}.{key}": tensor.detach()
             for name in self.names
@@ -111,13 +110,13 @@ class Adapters(nn.Module):
         }
 
     def train_only(self, names: Sequence[str]) -> None:
-        """Freeze all adapters but these."""
+        """Let only the adapters in `names` train; freeze all other adapters."""
         for name in self.names:
             for tensor in self.tensors(name).values():
                 tensor.requires_grad_(name in names)
 
     def load(self, found: Mapping[str, Tensor], where: str) -> None:
-        """Copy tensors named as in `named_tensors`. Raises: InputError, naming the file, for other names or shapes."""
+        """Copy tensors named as in `named_tensors`. Raises: InputError, naming `where`, for other names or shapes."""
         own = self.named_tensors()
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
@@ -130,11 +129,11 @@ class Adapters(nn.Module):
                 tensor.copy_(found[name])
 
     def save(self, folder: Path) -> None:
-        """Write the tensors of a model folder."""
+        """Write the tensors from `stored` to `folder`."""
         _write(self.stored(), folder / TENSORS_FILE)
 
     def save_training(self, folder: Path) -> None:
-        """Write the trained tensors of reparameterised adapters, if any, into `folder`, so that training can resume."""
+        """Write the trained tensors of reparameterised adapters, if there are any, so that training can resume."""
         trained = {
             name: each for name, each in self.named_tensors().items() if adapter_of(name) in self.reparameterised
         }
@@ -142,10 +141,10 @@ class Adapters(nn.Module):
             _write(trained, folder / TRAINING_FILE)
 
     def check(self, encode: Callable[[], Tensor]) -> None:
-        """Raise InputError if an adapter does not change the vectors of `encode`, or one of its tensors gets no
+        """Raise InputError if an adapter does not change the vectors of `encode`, or if a tensor of it gets no
         gradient.
 
-        During the check, the adapters have random numbers, since most methods start with zeros.
+        During the check, random noise is added to the adapters, since most methods start with zeros.
         """
         with torch.no_grad(), self.used(None):
             bare = encode()
@@ -189,7 +188,7 @@ def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _joined(tensors: Sequence[Mapping[str, T]]) -> dict[str, T]:
-    """An adapter's tensors in all inserts: named `number of the insert.tensor`, or as they are in a single insert."""
+    """Return an adapter's tensors in all inserts; with several inserts, names are `number of the insert.tensor`."""
     if len(tensors) == 1:
         return dict(tensors[0])
     return {f"{number}.{key}": tensor for number, own in enumerate(tensors) for key, tensor in own.items()}
@@ -197,7 +196,7 @@ def _joined(tensors: Sequence[Mapping[str, T]]) -> dict[str, T]:
 
 @contextmanager
 def _noise(tensors: Sequence[Parameter]) -> Iterator[None]:
-    """Add noise to the tensors and let all of them train inside; restore them exactly afterwards."""
+    """In this context, the tensors have added noise and can train; afterwards, they are restored exactly."""
     generator = torch.Generator().manual_seed(0)
     kept = [(tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
     try:

@@ -14,12 +14,12 @@ from taco_ir.encoders.adapters.hook_points import Shape, Sites
 
 
 class Insert(nn.Module):
-    """Modules inserted into a backbone, with one set of trained tensors for each adapter, of which at most one is
+    """Modules that a method inserts into a backbone, with trained tensors for each adapter. At most one adapter is
     active.
 
     Attributes:
         sets: the modules of each adapter, by name; empty at first.
-        active: the active adapter; None: the backbone alone.
+        active: name of the active adapter; None: the backbone works as without adapters.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class Insert(nn.Module):
 
     @abstractmethod
     def add(self, name: str) -> None:
-        """Create the modules of adapter `name`, newly initialised."""
+        """Create the modules of the adapter `name`, with initial values."""
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """The tensors of an adapter; their names are the same for all adapters."""
+        """Return an adapter's trained tensors by name; all adapters have the same names of tensors."""
         return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """An adapter's tensors to store in a model folder: the trained ones, or what the method computes from them."""
+        """Return an adapter's tensors for a model folder: the trained ones, or what the method computes from them."""
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
@@ -45,11 +45,12 @@ class Insert(nn.Module):
 
 
 class Target(NamedTuple):
-    """The backbone, and the sizes for which a method builds its modules.
+    """The backbone for which a method builds modules, and their sizes.
 
     Attributes:
+        width: the adapter's width, such as LoRA's rank or the length of a prompt.
         shifted: whether the position ids of texts start after the adapter's prompt.
-        reparameterised: adapters whose prompts are computed by a network during training.
+        reparameterised: names of adapters with prompts that are computed by a network during training.
     """
 
     backbone: nn.Module
@@ -69,12 +70,12 @@ class Method:
     """An adapter method; each is a constant in a separate file, listed in `methods.METHODS`.
 
     Attributes:
-        build: makes the modules to insert into a backbone.
-        numbers: how many parameters one adapter trains, from the backbone's shape and the adapter's width.
+        build: function that makes the modules to insert into a backbone.
+        numbers: function from the backbone's shape and the adapter's width to the number of an adapter's parameters.
         width: the default width; 0: the method has only one size.
         positions: where position ids of texts start: after the prompt (`shifted`) or at 0 (`plain`); empty: no prompts.
-        refuse: says why a backbone is unsuitable; {supported} in the text is replaced by the methods that suit it.
-        merge: adds an adapter's tensors to a backbone's weights; None: the method cannot be merged.
+        refuse: function that says why a backbone is unsuitable, or ""; {supported} stands for the suitable methods.
+        merge: function that adds an adapter's tensors to a backbone's weights; None: the method cannot be merged.
     """
 
     build: Callable[[Target], Sequence[Insert]]

@@ -1,4 +1,4 @@
-"""Bottlenecks inside and beside a backbone's layers: Houlsby's adapters, parallel adapters, and IAA's three forms.
+"""Bottleneck adapters in a backbone's layers or parallel to them: Houlsby's, parallel adapters, and three forms of IAA.
 
 Houlsby et al., ICML 2019; He et al. (parallel, MAM), ICLR 2022; Ma et al. (IAA), CIKM 2022, section 4.
 """
@@ -24,7 +24,7 @@ DOWN_DEVIATION = 1e-2
 
 
 class Bottleneck(nn.Module):
-    """A bottleneck, zero at the start: B(x) = scale W_up gelu(W_down x + b) + c. Differs: IAA's text names no GELU."""
+    """A bottleneck, zero at the start: B(x) = scale (W_up gelu(W_down x + b) + c). Differs: IAA names no GELU."""
 
     def __init__(self, hidden: int, width: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class Bottleneck(nn.Module):
 
 
 class Bottlenecks(Insert):
-    """Bottlenecks in every layer, or beside the whole encoder, attached by forward hooks."""
+    """Bottlenecks in every layer, or parallel to the whole encoder, attached by forward hooks."""
 
     def __init__(self, target: Target, places: Sequence[str]) -> None:
         super().__init__()
         self._hidden, self._width = target.shape.hidden, target.width
         self._counts = {place: len(target.sites.places[place]) for place in places}
-        self._entered: dict[tuple[int, str, int], Tensor] = {}  # by thread: search encodes batches side by side
+        self._entered: dict[tuple[int, str, int], Tensor] = {}  # by thread: threads encode at the same time
         for place in places:
             for number, span in enumerate(target.sites.places[place]):
                 if span.entry not in (None, span.exit):
@@ -71,7 +71,7 @@ class Bottlenecks(Insert):
     def _leave(
         self, place: str, number: int, span: Span, _: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any
     ) -> Any:
-        """The output of a module with the bottleneck's result added to its hidden states."""
+        """Return a module's output with the bottleneck's result added to the hidden states."""
         if self.active is None:
             return output
         if span.entry is None:
@@ -90,23 +90,23 @@ class Bottlenecks(Insert):
 
 
 def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Hidden states that a module is called with."""
+    """Return the hidden states that a module is called with."""
     states: Tensor = args[0] if args else kwargs["hidden_states"]
     return states
 
 
 def aside_width(width: int) -> int:
-    """Width of IAA-M's single bottleneck beside the encoder: 24 if the other widths are the paper's 15."""
+    """Return the width of IAA-M's bottleneck parallel to the encoder; 24 if the others have the paper's width, 15."""
     return width * 8 // 5
 
 
 def _numbers(shape: Shape, width: int) -> int:
-    """Numbers of one bottleneck: H -> width -> H with biases."""
+    """Return the number of parameters of one bottleneck: H -> width -> H with biases."""
     return 2 * shape.hidden * width + width + shape.hidden
 
 
 def _method(width: int, *places: str) -> Method:
-    """Bottlenecks at these places; all but the one beside the encoder are in every layer."""
+    """Make a method with bottlenecks at these places: one in every layer, or only one if parallel to the encoder."""
 
     def count(shape: Shape, width: int) -> int:
         aside = _numbers(shape, aside_width(width)) if BESIDE_ENCODER in places else 0

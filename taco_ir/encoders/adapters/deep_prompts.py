@@ -22,14 +22,14 @@ from taco_ir.encoders.config import PADDED_POSITIONS
 ATTENTION = "taco_ir_prompts"  # the name of our attention function in transformers
 DEVIATION = 0.02
 DROPOUT = 0.1  # of DPTDR's prompts
-WIDTH = 512  # W, between the layers of a reparameterisation
+WIDTH = 512  # W, between the two layers of a reparameterisation
 
 
 class Reparameterised(nn.Module):
     """Computes keys and values [2, P, D] of each layer from an embedding [P, H], by two linear layers with tanh.
 
-    Li and Liang, section 4.3. Differs: the last layers start such that the numbers have the same deviation as plain
-    prompts.
+    Li and Liang, section 4.3. Differs: the last layers are initialised so that prompts have the standard deviation of
+    plain prompts.
     """
 
     def __init__(self, shape: Shape, length: int) -> None:
@@ -89,7 +89,7 @@ class DeepPrompts(Insert):
             self.sets[name] = nn.ParameterList(torch.randn(size) * DEVIATION for _ in range(self._shape.layers))
 
     def stored(self, name: str) -> dict[str, Tensor]:
-        """Keys and values [2, P, D] by layer, reparameterised or not."""
+        """Return keys and values [2, P, D] by number of the layer; for reparameterised prompts, the computed ones."""
         prompts: Any = self.sets[name]
         with torch.no_grad():
             return {str(number): prompts[number] for number in range(self._shape.layers)}
@@ -104,7 +104,7 @@ class DeepPrompts(Insert):
         return args, {**kwargs, "position_ids": positions_BL}
 
     def _extend(self, number: int, key_BNLD: Tensor, value_BNLD: Tensor) -> tuple[int, Tensor, Tensor]:
-        """P, and keys and values [B, heads, P + L, D / heads] of prompt and text; 0 and the text's without a prompt."""
+        """Return P, and keys and values of prompt and text [B, heads, P + L, D / heads]; without a prompt, P is 0."""
         if self.active is None:
             return 0, key_BNLD, value_BNLD
         prompt_2PD = self.sets[self.active][number]  # type: ignore[index]
@@ -115,14 +115,14 @@ class DeepPrompts(Insert):
 
 
 def has_positions(backbone: nn.Module) -> bool:
-    """Whether the backbone's tokens have absolute positions, which can be shifted; T5's are relative."""
+    """Whether the backbone's tokens have absolute positions, which can be shifted (T5's are relative)."""
     return hasattr(backbone.config, "max_position_embeddings")
 
 
 def prompted_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Sequence[Tensor | None]:
-    """Scaled dot-product attention to the text and, if an adapter is active, to its prompt in this layer."""
+    """Compute scaled dot-product attention to the text and, if an adapter is active, to its prompt in this layer."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     extend = getattr(module, "deep_prompt", None)

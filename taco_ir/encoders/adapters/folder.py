@@ -1,4 +1,4 @@
-"""The files of a folder of adapters: tuning.json, tuning.safetensors, taco_ir.json; its backbone may be elsewhere.
+"""The files of a folder of adapters: tuning.json, tuning.safetensors, taco_ir.json. The backbone may be elsewhere.
 
 The backbone's name and hash are recorded, so that adapters never run on a different backbone.
 """
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 QUERY_FROZEN = "query-frozen"
-# one adapter for all texts, one for each tower, or one for each task's queries, with one for passages or none; one for
-# all queries, and none for passages
+# shared: one adapter for all texts; tower: one for queries, one for passages; task: one for queries of each task, one
+# for passages; task-frozen: as task, but none for passages; query-frozen: one for queries, none for passages
 ROLES = ("shared", "tower", "task", "task-frozen", QUERY_FROZEN)
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
-TRAINING_FILE = "training.safetensors"  # in checkpoints, where the trained tensors are not those that a model stores
-BARE = "none"  # lent to tasks whose queries go through the backbone alone
+TRAINING_FILE = "training.safetensors"  # in checkpoints, if trained tensors differ from stored ones
+BARE = "none"  # the lender of tasks that use the backbone alone
 SHARED, QUERY, PASSAGE = "shared", "query", "passage"
 
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """The content of `tuning.json`.
+    """The content of `tuning.json`: the method, which texts use which adapter, and the backbone.
 
     Attributes:
         roles: which texts share an adapter, one of ROLES.
@@ -41,8 +41,8 @@ class AdapterRecord:
         frozen: adapters that are not trained.
         base: folder or hub name of the backbone; a relative path is inside the model's folder.
         digest: hash of the backbone's weights, configuration and tokenizer.
-        lent: for a task without an adapter (`*`: all others), the task whose adapter its queries use, or `none`.
-        positions: where position ids of texts start, if not as usual for the method (see `methods.positions_of`).
+        lent: for tasks without an adapter (`*`: all others), the task whose adapter is used for queries, or `none`.
+        positions: where position ids of texts start, as in `methods.positions_of`; empty: the method's default.
     """
 
     method: str
@@ -68,12 +68,12 @@ class AdapterRecord:
 
     @property
     def mergeable(self) -> bool:
-        """Whether all texts use one adapter that can be merged into the backbone's weights."""
+        """Whether all texts use one adapter, which can be merged into the backbone's weights."""
         return self.roles == SHARED and self.method in mergeable()
 
     @property
     def merges_queries(self) -> bool:
-        """Whether queries use one adapter that can be merged into the weights, and passages the backbone alone."""
+        """Whether queries use one adapter, which can be merged into the weights, and passages the backbone alone."""
         return self.roles == QUERY_FROZEN and self.method in mergeable() and not self.lent
 
     @property
@@ -82,15 +82,15 @@ class AdapterRecord:
         return {"shared": SHARED, "task-frozen": None, QUERY_FROZEN: None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
-        """The name of the adapter for queries of `task`, which may be another task's; None if the backbone encodes them
-        without an adapter. Raises: InputError.
+        """Return the name of the adapter for queries of `task`, its own or another task's; None if the backbone encodes
+        them without an adapter. Raises: InputError for a task without an adapter.
         """
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
         return None if task == BARE else self.own_adapter(task)
 
     def own_adapter(self, task: str | None) -> str:
-        """The adapter trained for queries of `task`, not a borrowed one. Raises: InputError if there is none."""
+        """Return the name of the adapter trained for queries of `task`. Raises: InputError if the task has none."""
         if self.roles in ("shared", "tower", QUERY_FROZEN):
             return SHARED if self.roles == "shared" else QUERY
         if task is None or task not in self.tasks:
@@ -99,10 +99,10 @@ class AdapterRecord:
         return _adapter_of_task(task)
 
     def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """A copy in which more tasks borrow adapters. Raises: InputError if a lender has none, or a task has one."""
+        """Return a copy in which tasks use the adapters of their `lenders`. Raises: InputError if a lender has none."""
         for task, lender in lenders.items():
             if task in self.tasks:
-                raise InputError(f"task {task!r} cannot borrow the adapter of {lender!r}: it has its own; leave it out")
+                raise InputError(f"task {task!r} has its own adapter and cannot borrow from {lender!r}; leave it out")
             if lender not in (*self.tasks, BARE):
                 raise InputError(
                     f"task {task!r} cannot borrow an adapter of {lender!r}, which has none; tasks with adapters:"
@@ -122,12 +122,12 @@ def _adapter_of_task(task: str) -> str:
 
 
 def adapter_of(tensor: str) -> str:
-    """The adapter that a tensor belongs to, from the tensor's name."""
+    """Return the name of the adapter that a tensor belongs to, from the tensor's name."""
     return tensor.partition(".")[0]
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """Read `tuning.json`. Raises: InputError for other keys or values."""
+    """Read `tuning.json`. Raises: InputError for unknown keys or values that are not allowed."""
     path = folder / RECORD_FILE
     record = read_json(path, AdapterRecord)
     for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
@@ -137,13 +137,13 @@ def read_record(folder: Path) -> AdapterRecord:
 
 
 def read_training(folder: Path) -> dict[str, Tensor]:
-    """The tensors that `Adapters.save_training` wrote, if any. Raises: InputError for a broken file."""
+    """Read the tensors of `Adapters.save_training`; empty without a file. Raises: InputError for a broken file."""
     path = folder / TRAINING_FILE
     return read_safetensors(path) if path.is_file() else {}
 
 
 def adapter_digest(record: AdapterRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash of everything that vectors with one adapter depend on, including the backbone; None: the backbone alone."""
+    """Hash all that vectors with this adapter depend on, including the backbone; for None, the backbone alone."""
     if name is None:
         return record.digest
     parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]

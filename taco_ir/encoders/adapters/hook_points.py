@@ -33,17 +33,17 @@ class Shape:
 
 
 class Span(NamedTuple):
-    """A place for an adapter, which reads the input of `entry` (None: the output of `exit`) and adds to that output."""
+    """A place for an adapter: it reads `entry`'s input (if None, `exit`'s output), and adds to `exit`'s output."""
 
     entry: nn.Module | None
     exit: nn.Module
 
 
 class Sites(NamedTuple):
-    """The hook points of a backbone.
+    """The hook points of a backbone, where adapters are attached.
 
     Attributes:
-        places: spans by kind, one for each layer; beside the encoder, only one.
+        places: spans by type of place, one span for each layer; `beside_encoder` has only one.
         attentions: modules that call the attention function, one for each layer.
         linears: names of the query and value projections; empty if these are parts of larger projections.
         output: the first layer's projection of the attention output.
@@ -56,7 +56,7 @@ class Sites(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """The names of an architecture's modules; all except `layers` and `encoder` are relative to a layer."""
+    """The names of an architecture's modules; all names except `layers` and `encoder` are relative to a layer."""
 
     layers: str  # the list of layers
     encoder: tuple[str, str]  # its first module, and the one that gives its output
@@ -127,7 +127,7 @@ ARCHITECTURES = {
 
 
 def sites_of(backbone: nn.Module) -> Sites:
-    """The hook points of a backbone. Raises: InputError for an unsupported architecture."""
+    """Return the hook points of a backbone. Raises: InputError for an unsupported architecture."""
     kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in ARCHITECTURES:
         raise InputError(
@@ -152,13 +152,13 @@ def sites_of(backbone: nn.Module) -> Sites:
 
 
 def biases(backbone: nn.Module) -> dict[str, Parameter]:
-    """All biases that affect the vectors, by the names of their modules."""
+    """Return all biases that affect the vectors (not a pooler's), by the names of their modules."""
     found = {name.removesuffix(".bias"): param for name, param in backbone.named_parameters() if name.endswith(".bias")}
     return {name: bias for name, bias in found.items() if not name.startswith(POOLER)}
 
 
 def shape_of(backbone: nn.Module) -> Shape:
-    """The shape of a backbone without adapters."""
+    """Return the shape of a backbone that has no adapters yet."""
     sites = sites_of(backbone)
     total = sum(param.numel() for param in backbone.parameters())
     hidden, inner = sites.output.weight.shape

@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of the query and value projections, by the library peft.
+"""LoRA: low-rank changes of the query and value projections, with the library peft.
 
 Hu et al., ICLR 2022.
 """
@@ -63,7 +63,7 @@ class Lora(Insert):
             tensor.requires_grad_(trains)  # peft lets only the adapter in use train
 
     def _layers(self) -> list[Any]:
-        """peft's layers, in the order of the linears."""
+        """Return peft's layers, in the order of the linear layers."""
         return [self._backbone[0].get_submodule(linear) for linear in self._linears]
 
 
@@ -98,11 +98,11 @@ def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
         warnings.simplefilter("ignore")  # its base may have moved
         model = peft.get_peft_model(backbone, settings)  # type: ignore[arg-type]
     tensors = read_safetensors(file)
-    if not hasattr(backbone, "model"):  # trained below a head, which the encoder lacks
+    if not hasattr(backbone, "model"):  # the adapter was trained with a head, which the encoder lacks
         tensors = {name.replace(".model.model.", ".model.", 1): value for name, value in tensors.items()}
     wanted = peft.get_peft_model_state_dict(model)
     if other := sorted(set(wanted) ^ set(tensors)):
-        fault = "lacks" if other[0] in wanted else "has, beyond those of the adapter,"
+        fault = "lacks" if other[0] in wanted else "has, in addition to its own,"
         raise InputError(f"{file}: it {fault} {len(other)} tensors, such as {abbreviate(other[0])}")
     peft.set_peft_model_state_dict(model, tensors)
     merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]

@@ -35,43 +35,43 @@ BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
 
 def method_of(name: str) -> Method:
-    """The method with this name, one of METHODS; its file is imported on demand."""
+    """Return the adapter method with this name, one of METHODS; its file is imported on first use."""
     found: Method = resolve(METHODS[name])
     return found
 
 
 def with_prompts() -> list[str]:
-    """Names of the methods that have prompts."""
+    """Return the names of the methods that train prompts."""
     return [name for name in METHODS if method_of(name).positions]
 
 
 def mergeable() -> list[str]:
-    """Names of the methods whose adapters can be merged into the weights of a backbone."""
+    """Return the names of the methods whose adapters can be merged into the weights of a backbone."""
     return [name for name in METHODS if method_of(name).merge]
 
 
 def positions_of(method: str, said: str = "") -> str:
-    """Where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`); the method has a default."""
+    """Return where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`). `said` may be empty."""
     return said or (method_of(method).positions if method in METHODS else "")
 
 
 def is_shifted(method: str, positions: str) -> bool:
-    """Whether position ids of texts start after an adapter's prompt; `positions` may be empty, as in a record."""
+    """Whether position ids of texts start after an adapter's prompt; empty `positions` are the method's default."""
     return positions_of(method, positions) == SHIFTED
 
 
 def parameters(method: str, shape: Shape, width: int) -> int:
-    """The number of parameters that one adapter of `method` trains."""
+    """Return the number of parameters that one adapter of `method` trains."""
     return method_of(method).numbers(shape, width)
 
 
 def share(method: str, shape: Shape, width: int) -> str:
-    """The parameters that one adapter trains, as a percentage of the backbone's."""
+    """Return the number of an adapter's parameters as a percentage of the backbone's parameters, such as "0.5 %"."""
     return f"{100 * parameters(method, shape, width) / shape.total:.4g} %"
 
 
 def width_of(method: str, shape: Shape, width: int, budget: str) -> int:
-    """The width given by `width` (0: the method's default) or by `budget`, such as 0.5%.
+    """Return the user's `width` or the largest width within the `budget`, such as 0.5%; without both, the default.
 
     Raises:
         InputError: if both are given, for a width that the method does not allow, or a budget that it cannot meet.
@@ -96,10 +96,10 @@ def _size(method: str, shape: Shape, width: int) -> str:
 
 
 def _widest(method: str, shape: Shape, budget: str) -> int:
-    """The largest width whose count is within the budget."""
+    """Return the largest width with a number of parameters within the budget."""
     found = BUDGET.fullmatch(budget)
     if not found:
-        raise InputError(f"tune_budget is {budget!r}; it must be a share of the backbone such as 0.5%")
+        raise InputError(f"tune_budget is {budget!r}; it must be a percentage of the backbone such as 0.5%")
     allowed = Fraction(found[1]) * shape.total / 100
     widest = sum(parameters(method, shape, width) <= allowed for width in range(1, shape.hidden + 1))
     nearest = max(1, widest)

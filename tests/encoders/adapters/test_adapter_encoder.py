@@ -249,7 +249,7 @@ def test_merged_queries_alone_are_the_same_queries(
     ("method", "roles", "message"),
     [
         ("iaa-l", "shared", "adapters of method iaa-l cannot be merged into the backbone, only those of bitfit, lora"),
-        ("lora", "tower", "with tune_roles tower there are several models"),
+        ("lora", "tower", "with tune_roles tower there are several adapters"),
     ],
 )
 def test_what_cannot_be_merged(tiny_bert: Path, tmp_path: Path, method: str, roles: str, message: str) -> None:
@@ -295,7 +295,7 @@ def test_a_small_folder_holds_its_backbone_and_lends_adapters(
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
     none = "which has none; tasks with adapters: fever, nq, wow; none stands for no adapter"
     for wrong, said in (
-        ("nq=wow", "task 'nq' cannot borrow the adapter of 'wow': it has its own"),
+        ("nq=wow", "task 'nq' has its own adapter and cannot borrow from 'wow'"),
         ("trex=eli5", f"task 'trex' cannot borrow an adapter of 'eli5', {none}"),
     ):
         with pytest.raises(InputError, match=said):

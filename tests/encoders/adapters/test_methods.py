@@ -129,7 +129,7 @@ def test_without_width_and_budget_the_default(method: str) -> None:
             "50%",
             r"tune_budget is '50%', which is 54,741,120 parameters .* width 768: 28,311,552 numbers \(25.86 %\)",
         ),
-        ("lora", 0, "many", "tune_budget is 'many'; it must be a share of the backbone such as 0.5%"),
+        ("lora", 0, "many", "tune_budget is 'many'; it must be a percentage of the backbone such as 0.5%"),
     ],
 )
 def test_what_cannot_be_met(method: str, width: int, budget: str, message: str) -> None:
