@@ -364,8 +364,8 @@ def test_of_two_files_that_hold_the_same_none_is_chosen(name: str, file: str, me
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("beir", "qrels/val.tsv", "val.tsv: it is not read; judgments are in files called <split>.tsv, of train, dev"),
-        ("msmarco", "qrels.train.tsv", "qrels.train.tsv: it is not read, since queries.train.tsv is missing"),
+        ("beir", "qrels/val.tsv", "val.tsv: ignored; judgments must be in a file <split>.tsv"),
+        ("msmarco", "qrels.train.tsv", "qrels.train.tsv: this file is ignored, because queries.train.tsv is missing"),
     ],
 )
 def test_judgments_that_are_not_read_are_told(
