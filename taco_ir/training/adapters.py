@@ -1,4 +1,4 @@
-"""Adapters in a training: checks their settings against the base model, and builds them on its frozen backbone."""
+"""Checks the settings of adapters against the base model, and builds the adapters on its frozen backbone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ PROBE_TOKENS = 8
 
 
 def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: Path, base: Path) -> None:
-    """Check that the settings fit the model in `folder`, whose backbone is `base`.
+    """Checks that the settings fit the model in `folder`; `base` is the folder of its backbone.
 
     Raises:
-        InputError: for a model that cannot have such adapters, or one that has adapters where the settings have none.
+        InputError: if the model cannot have these adapters, or has adapters although `tune` is full, or if other
+            settings contradict `tune`.
     """
     tune = adapters.tune
     if tune == FULL:
@@ -45,7 +46,7 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
         if (value := getattr(adapters, key)) and tune not in with_prompts():
             methods = ", ".join(with_prompts())
             raise InputError(
-                f"{key} is {value!r}, but tune {tune} has no prompts (only {methods} have); leave {key} out"
+                f"{key} is {value!r}, but tune {tune} has no prompts (only {methods} have prompts); leave {key} out"
             )
     for key in BACKBONE_KEYS:
         if value := getattr(encoder, key):
@@ -54,26 +55,24 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
                 "(tune_roles tower trains one adapter for queries and one for passages)"
             )
     if ModelFolder(base).kind is Kind.TOWERS:
-        raise InputError(f"tune is {tune}, but {base} has two towers; adapters need a single backbone")
+        raise InputError(f"tune is {tune}, but {base} has two towers; give a single tower, such as {base}/passage")
     if encoder.head and not ModelFolder(base).has_head:
-        raise InputError(
-            f"head is {encoder.head}, but tune {tune} cannot add a head to the frozen base; leave head out"
-        )
+        raise InputError(f"head is {encoder.head}, but tune {tune} cannot add a head to a frozen model; leave head out")
 
 
 def build_adapters(
     settings: AdapterSettings, given: str, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]
 ) -> tuple[Adapters, AdapterRecord]:
-    """Build the adapters: new ones, or those in `folder` plus new ones for its new tasks.
+    """Builds the adapters to train, and the record that describes them. Adapters saved in `folder` are loaded.
 
-    If a model gains tasks, its old adapters stay frozen, so that its passage vectors remain valid.
+    If a saved model gets new tasks, only their new adapters are trained, so that its passage vectors remain valid.
 
     Args:
-        given: the base model's name, as the user gave it.
+        given: the base model, as the user named it.
+        base: the folder of the backbone.
 
     Raises:
-        InputError: for a width or budget that the method does not allow, or settings that differ from the folder's
-            adapters.
+        InputError: if the method does not allow the width or budget, or the settings differ from the saved adapters.
     """
     old = ModelFolder(folder).record
     shape = shape_of(backbone)
@@ -104,7 +103,7 @@ def build_adapters(
     trained = [name for name in adapters.names if name in used and name not in record.frozen]
     if not trained:
         raise InputError(
-            f"{folder / RECORD_FILE}: its adapters for {', '.join(tasks)} are frozen, so nothing would be trained"
+            f"{folder / RECORD_FILE}: the adapters of {', '.join(tasks)} are frozen; add a new task to --tasks"
         )
     adapters.train_only(trained)
     return adapters, record
@@ -113,19 +112,18 @@ def build_adapters(
 def _load(
     reparameterise: bool, backbone: nn.Module, folder: Path, record: AdapterRecord, saved: Collection[str]
 ) -> Adapters:
-    """The adapters of a record: those named in `saved` from the folder, the others new.
+    """Loads the adapters in `saved` from `folder`, and makes new ones for the other names in the record.
 
     Raises:
-        InputError: for prompts of which only the vectors are left, so that nothing could be reparameterised, or tensors
-            that do not fit.
+        InputError: if tensors do not fit, or if prompts cannot be reparameterised because only their vectors are left.
     """
     training = read_training(folder) if reparameterise else {}
     new = set(record.names).difference(saved)
     reparameterised = {adapter_of(name) for name in training} | new if reparameterise else set()
     if reparameterise and not reparameterised:
         raise InputError(
-            f"tune_reparameterise: a finished training keeps only the prompts' vectors, and so does {folder}; "
-            f"leave tune_reparameterise out, or start from the base {record.base}"
+            f"tune_reparameterise is True, but {folder} has only the prompts' vectors, not the network that made them; "
+            f"leave tune_reparameterise out, or start from the base model {record.base}"
         )
     adapters = Adapters(backbone, record.method, record.width, record.names, record.positions, reparameterised)
     if saved:
@@ -137,7 +135,7 @@ def _load(
 
 
 def _record_positions(settings: AdapterSettings, backbone: nn.Module) -> str:
-    """What the record says of positions. Raises: InputError for a backbone whose positions cannot be shifted."""
+    """Returns `tune_positions` for the record ("" if usual); InputError if positions of the backbone are relative."""
     if settings.tune_positions and not has_positions(backbone):
         kind = backbone.config.model_type  # type: ignore[union-attr]
         raise InputError(
@@ -157,17 +155,17 @@ def _refuse_other_adapters(settings: AdapterSettings, old: AdapterRecord, folder
     ):
         if given != found:
             raise InputError(
-                f"{key} is {given!r}, but the model {folder} has {found!r}; give that, or {ModelFolder(folder).advice}"
+                f"{key} is {given!r}, but model {folder} has {found!r}; give {found!r}, or {ModelFolder(folder).advice}"
             )
 
 
 def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderConfig:
-    """The configuration for training a model's adapters further; other tasks keep their settings.
+    """Returns the configuration for training saved adapters further; tasks that are not trained keep their settings.
 
-    Settings for passages are kept too, if the passage adapter is not trained.
+    If the passage adapter is not trained, settings for passages are kept too, so that indexed vectors remain valid.
 
     Raises:
-        InputError: for changed passage settings, if indexed passage vectors must remain valid.
+        InputError: if a setting for passages was changed, but their adapter is not trained.
     """
     if ModelFolder(folder).record is None or model.record is None:
         return model.config
@@ -192,18 +190,18 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:
-    """Raise InputError if a learned prompt that takes up positions leaves too few of `limit` for the longest text."""
+    """Raises InputError if a prompt that takes up positions and the longest text need more than `limit` positions."""
     config, record = model.config, model.record
     longest_text = max(config.query_length, config.passage_length, *config.query_lengths.values())
     if record is not None and is_shifted(record.method, record.positions) and record.width + longest_text > limit:
         raise InputError(
-            f"tune_width is {record.width}; with texts of {longest_text} tokens the prompt takes at most"
-            f" {max(limit - longest_text, 0)} of the backbone's {limit} positions; give a shorter one, or shorter texts"
+            f"tune_width is {record.width}, but texts of {longest_text} tokens leave {max(limit - longest_text, 0)} of"
+            f" the backbone's {limit} positions; lower tune_width, query_length or passage_length"
         )
 
 
 def probe_adapters(model: DualEncoder) -> None:
-    """Raise InputError if an adapter has no effect on this backbone (see `Adapters.check`)."""
+    """Raises InputError if an adapter cannot change the vectors of this backbone (see `Adapters.check`)."""
     adapters = model.adapters
     if adapters is None:
         return
@@ -218,20 +216,20 @@ def probe_adapters(model: DualEncoder) -> None:
 
 
 def describe_adapters(model: DualEncoder) -> str:
-    """Lines that say how many parameters each adapter trains and stores; empty without adapters."""
+    """Returns lines on how many parameters each adapter trains and stores; an empty text without adapters."""
     adapters, record = model.adapters, model.record
     if adapters is None or record is None:
         return ""
     shape, width = adapters.shape, record.width
     count = f"{parameters(record.method, shape, width):,}"
     lines = [
-        f"tune: {record.method}{f', width {width}' if width else ''}: {count} numbers,"
-        f" {share(record.method, shape, width)} of the backbone, for each of: {', '.join(adapters.names)}\n"
+        f"tune: {record.method}{f', width {width}' if width else ''}: {count} parameters,"
+        f" {share(record.method, shape, width)} of the backbone, in each of the adapters {', '.join(adapters.names)}\n"
     ]
     for name in adapters.names:
         if name in adapters.reparameterised:
             trained = sum(tensor.numel() for tensor in adapters.tensors(name).values())
             lines.append(
-                f"tune: {name} is reparameterised: {trained:,} numbers train, the {count} that they make are stored\n"
+                f"tune: {name} is reparameterised: {trained:,} parameters are trained, and {count} are stored\n"
             )
     return "".join(lines)

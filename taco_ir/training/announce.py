@@ -1,4 +1,4 @@
-"""Describes a training before it starts: its tasks, negatives, parameters and memory."""
+"""Describes a training before it starts: tasks, negatives, parameters, memory, and number of steps."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ def announce(
     weighting_bytes: float,
     validated: bool = True,
 ) -> str:
-    """The whole text to print before the first step.
+    """Returns the text that is printed before the first step: the tasks, and what the training needs.
 
     Args:
-        weighting_bytes: memory of the weighting, in addition to the gradients of one task.
+        schedule: the name of the schedule, such as joint.
+        weighting: the name of the weighting; `weighting_bytes` is its memory, beside the gradients of one task.
         validated: whether the model is validated during training.
     """
     retrieval = [each for each in objectives if each.phase == RETRIEVAL]
     beside = [each for each in objectives if each.phase != RETRIEVAL]
     lines = [describe(objectives, optimiser, weighting, weighting_bytes)]
     if beside:
-        lines.append(f"schedule: {schedule}{'; beside retrieval:' if retrieval else ':'}")
+        lines.append(f"schedule: {schedule}{'; in addition to retrieval:' if retrieval else ':'}")
         lines += [f"  {each}" for each in beside]
     counted = retrieval or beside
-    validation = f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
+    validation = f"never validated{', because there are no topics' * bool(retrieval)}; the last model is kept"
     if validated:
         validation = plan.when_validated
         if plan.choose_after:
-            validation += f"; the best model is one of the last phase, after step {plan.choose_after:,}"
+            validation += f"; the best model is chosen in the last phase, after step {plan.choose_after:,}"
     examples = f"{sum(each.sampler.share for each in counted)} {counted[0].examples}"
     return "\n".join([*lines, f"{plan.steps:,} steps of {examples}, {validation}"])
 
@@ -53,7 +54,7 @@ def announce(
 def describe(
     objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
 ) -> str:
-    """A table of the retrieval tasks, followed by the number of trained parameters and the peak memory."""
+    """Returns a table of the retrieval tasks, then sentences on adapters, trained parameters and expected memory."""
     rows = [
         _row(each, each.sampler)
         for each in objectives
@@ -67,7 +68,7 @@ def describe(
 def describe_cost(
     objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
 ) -> str:
-    """A sentence on the number of trained parameters and the expected peak memory."""
+    """Returns a sentence on the number of trained parameters and the expected peak memory."""
     model, processes = objectives[0].model, objectives[0].means.processes.world
     trained = sum(param.numel() for _, param in model.trained_parameters())
     every = sum(param.numel() for param in model.parameters())
@@ -91,15 +92,15 @@ def _row(objective: Objective, sampler: TaskSampler) -> list[Cell]:
 
 
 def _with_held(model: DualEncoder, more: float) -> str:
-    """On a CPU, where the model shares the process's memory: the total with what the process holds already."""
+    """Says on which device the memory is; on a CPU, adds the memory that the process uses already."""
     if model.device.type != "cpu":
         return f" on {model.device}"
     held = resident_memory()
-    return f", about {format_bytes(held + more)} with the {format_bytes(held)} that are held by now"
+    return f", about {format_bytes(held + more)} with the {format_bytes(held)} that are in use now"
 
 
 def describe_peak(model: DualEncoder) -> str:
-    """A sentence on the memory that a training really took, to compare with the announcement."""
+    """Returns a sentence on the peak memory that a training needed, to compare with the text of `announce`."""
     import torch
 
     device = model.device
@@ -108,7 +109,7 @@ def describe_peak(model: DualEncoder) -> str:
 
 
 def _token_bytes(optimiser: OptimiserSettings, model: DualEncoder) -> float:
-    """Bytes of a token's activations in all layers that keep them."""
+    """Returns the memory in bytes that one token needs for the activations that are kept."""
     backbone = model.backbone("passage").config
     layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
     kept = 1 if optimiser.gradient_checkpointing else layers

@@ -1,4 +1,4 @@
-"""Computes gradients of texts in chunks of similar length, with GradCache if the activations do not fit in memory.
+"""Computes the gradient of a loss on texts, which are encoded in chunks of similar length. GradCache saves memory.
 
 GradCache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021.
 """
@@ -30,7 +30,7 @@ class Arithmetic(Settings):
 
     Attributes:
         bf16: multiply matrices in bfloat16.
-        gradcache: number of texts whose activations are kept at once (GradCache); 0: all texts.
+        gradcache: number of texts whose activations are kept at the same time (GradCache); 0: all texts.
     """
 
     bf16: bool = False
@@ -47,10 +47,10 @@ def backward(
     arithmetic: Arithmetic,
     seed: Sequence[int | str],
 ) -> Tensor:
-    """Add the gradient of `loss_of(vectors [N, D])` to .grad of the parameters; returns the scalar loss.
+    """Encodes texts, computes their loss, and adds its gradient to `.grad` of the parameters; returns the scalar loss.
 
-    Each chunk's dropout depends only on `seed` and the chunk's number, so GradCache's second pass repeats the first,
-    and a resumed training gives the same result.
+    `loss_of` computes the loss from the vectors [N, D] of all N texts. Dropout depends only on `seed` and the number of
+    the chunk of texts. So GradCache's second pass repeats the first, and a resumed training gives the same result.
     """
     chunks = list(_plan_chunks(model, texts, arithmetic.gradcache))
 
@@ -76,7 +76,7 @@ def backward(
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed dropout on `device`. torch.manual_seed seeds every kind of device, which takes milliseconds."""
+    """Seeds dropout on one device. On a CPU this is faster than torch.manual_seed, which seeds all devices."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
@@ -84,7 +84,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 
 def _restore_order(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tensor:
-    """The chunks' vectors in the order of the texts."""
+    """Returns the chunks' vectors in the order of the texts."""
     if not parts:
         return torch.zeros(0, model.dim, device=model.device)
     places = torch.empty(len(order), dtype=torch.long)
@@ -93,7 +93,7 @@ def _restore_order(parts: list[Tensor], order: list[int], model: DualEncoder) ->
 
 
 def _plan_chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[list[int]]:
-    """Positions of the texts of each chunk: at most `most` (0: any number), of similar length and one pass key."""
+    """Yields the positions of each chunk's texts, which have similar lengths and one pass key; `most` 0: no limit."""
     passes = [model.pass_key(text) for text in texts]
     for own in dict.fromkeys(passes):
         members = [i for i, each in enumerate(passes) if each == own]
@@ -102,10 +102,10 @@ def _plan_chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterat
 
 
 def chunk_by_length(lengths: Sequence[int], device: torch.device, most: int = 0) -> list[list[int]]:
-    """Divide texts into chunks of similar length, longest first, minimising the time on a device.
+    """Divides texts into chunks of similar length so that encoding takes the least time; the longest texts come first.
 
     Args:
-        lengths: tokens of each text.
+        lengths: number of tokens of each text.
         most: maximum number of texts in a chunk; 0: no limit.
 
     Returns:
@@ -119,23 +119,24 @@ def chunk_by_length(lengths: Sequence[int], device: torch.device, most: int = 0)
 
 
 def plan_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
-    """Cut texts into chunks with the least total cost of padded tokens and passes; returns the end of each chunk.
+    """Cuts a list of texts into chunks with the least total cost; returns the end of each chunk in the list.
 
-    The cost of a chunk from `start` is a linear function of its end, less steep for later starts, and its end is at
-    most `last[start]`, which grows with the start. So of two starts the later one is better from some end on, and stays
-    so. Only the starts that are the best for some end are kept, which takes one pass over the texts.
+    A chunk costs its tokens, including padding, plus `fixed`. The cost of a chunk from a given start is linear in its
+    end, and less steep for later starts. So once a later start is cheaper than an earlier one, it stays cheaper. Only
+    starts that are the cheapest for some end are kept, so one pass over the texts is enough.
 
     Args:
-        lengths: descending.
-        most, tokens: limits of a chunk: its texts, and the padded tokens of one with several texts.
-        fixed: fixed cost of a pass, in tokens.
+        lengths: number of tokens of each text, in descending order.
+        most: maximum number of texts in a chunk.
+        tokens: maximum number of tokens in a chunk of several texts, including padding.
+        fixed: cost of encoding a chunk of any size, in tokens.
     """
     last = [start + max(1, min(most, tokens // length if length else most)) for start, length in enumerate(lengths)]
     above: list[int] = []  # of each start: the cost of all texts before it, minus its own length times its position
     start_of: list[int] = []
 
     def takes_over(early: int, late: int) -> int:
-        """The first end for which a chunk from `late` is cheaper than one from `early`, or out of its reach."""
+        """Returns the first end for which a chunk from `late` is cheaper, or which one from `early` cannot reach."""
         more, flatter = above[late] - above[early], lengths[early] - lengths[late]
         cheaper = more // flatter + 1 if flatter else late + 1 if more < 0 else last[early] + 1
         return min(cheaper, last[early] + 1)

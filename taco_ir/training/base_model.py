@@ -48,16 +48,16 @@ SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then those of other vo
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
 LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
-UNSAID = (None, 0, NONE)  # values with which settings or base leave the choice to the other
+UNSAID = (None, 0, NONE)  # values that mean: not set, so the other of settings and base model decides
 
 
 def start_encoder(
     settings: TrainSettings, base: Path, tasks: Sequence[str], checkpoint: Path | None = None
 ) -> DualEncoder:
-    """The encoder to train, from the model in `base` or a checkpoint of it, with the heads that it needs.
+    """Loads the encoder to train, with the heads for its tasks, from `base` or, to resume, from `checkpoint`.
 
     Raises:
-        InputError: for a base model that cannot be trained with these settings.
+        InputError: if the base model cannot be trained with these settings.
     """
     run, encoder, adapters, objectives = settings.run, settings.encoder, settings.adapters, settings.objectives
     folder = checkpoint or base
@@ -90,15 +90,15 @@ def build_encoder(
     kind: type[DualEncoder] = DualEncoder,
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> DualEncoder:
-    """Load the base model in `folder` and turn it into the encoder that the settings describe.
+    """Loads the base model in `folder` and turns it into the encoder that the settings describe.
 
     Args:
         embeds: whether vectors of texts are trained, for retrieval or self-supervised tasks.
-        tables: settings of single tasks.
+        kind: the class of the encoder.
+        tables: settings of single tasks, by task.
 
     Raises:
-        InputError: for a base model that cannot be loaded or trained with these settings, or lengths beyond its
-            positions.
+        InputError: if the base model cannot be loaded or trained with these settings, or has too few positions.
     """
     own = ModelFolder(folder)
     backbone = own.backbone()
@@ -110,8 +110,8 @@ def build_encoder(
     check_adapters(adapters, settings, folder, backbone.path)
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
-            f"roles is {base.roles}, which does not go with tune {adapters.tune}: adapters tell queries from passages "
-            "by tune_roles; leave roles out, or let tune be full"
+            f"roles is {base.roles}, but tune is {adapters.tune}: adapters tell queries from passages by tune_roles; "
+            "leave roles out, or set tune to full"
         )
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:
@@ -143,15 +143,15 @@ def build_shared(
     tasks: Sequence[str],
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> SharedEncoder:
-    """The encoder in `folder` with the heads that the objectives need: those in the folder, or new ones.
+    """Loads an encoder for retrieval, reading and self-supervised tasks. Heads that `folder` does not have are new.
 
     Raises:
-        InputError: as `build_encoder`, and for a base model that does not support the objectives.
+        InputError: as `build_encoder`, and if the base model does not support the tasks.
     """
     if adapters.tune != FULL:
         raise InputError(
-            f"tune is {adapters.tune}; reading and self-supervised tasks train the whole encoder; leave out tune, "
-            "or these tasks"
+            f"tune is {adapters.tune}, but reading and self-supervised tasks train the whole encoder; leave out tune, "
+            "or leave out these tasks"
         )
     if (own := ModelFolder(folder)).record is not None:
         own.require_weights()
@@ -176,15 +176,15 @@ def build_pretraining(
     base: Path,
     checkpoint: Path | None,
 ) -> PretrainModel:
-    """The model to pre-train, from the folder of its base model or of a checkpoint.
+    """Loads the model to pre-train from the folder `base`, or from a checkpoint of the training to resume.
 
     Raises:
-        InputError: for a base model that cannot be loaded or has two towers or a linear head, spans beyond its
-            positions, or a part of the loss that it does not support.
+        InputError: if the base model cannot be loaded, has two towers, a linear head or marks of roles, has too few
+            positions for the spans, or does not support a part of the loss.
     """
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(
-            f"--model {base}: it has two towers, and pre-training needs a single backbone; give one of the towers, such"
+            f"--model {base}: the model has two towers, but pre-training needs a single backbone; give one tower, such"
             f" as --model {base}/passage"
         )
     ModelFolder(base).require_weights()
@@ -202,16 +202,14 @@ def build_pretraining(
             )
     if config.head:
         raise InputError(
-            f"--model {base}: it has a linear head of width {config.head}; pre-training needs a plain backbone"
+            f"--model {base}: the model has a linear head of width {config.head}; give a model without a head"
         )
     if config.roles != NONE:
-        raise InputError(
-            f"--model {base}: it marks the roles of texts (roles {config.roles}); pre-training needs a plain backbone"
-        )
+        raise InputError(f"--model {base}: the model was trained with roles {config.roles}; give a model without roles")
     torch.manual_seed(seed)  # for new heads
     model = PretrainModel(checkpoint or base, config, objectives, temperature)
     if objectives.masked and model.vocabulary().mask is None:
-        raise InputError(f"--model {base}: its tokenizer has none of {', '.join(MASKS)}, which mlm and condenser need")
+        raise InputError(f"--model {base}: mlm and condenser need a tokenizer that has one of {', '.join(MASKS)}")
     return model
 
 
@@ -223,10 +221,10 @@ def config_for_tasks(
     limit: int,
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> EncoderConfig:
-    """The base model's configuration with the tasks' prompts, and with lengths of at most `limit` tokens.
+    """Returns the base model's configuration with the tasks' prompts and lengths; no length is above `limit` tokens.
 
-    If tables set passage lengths, search uses the longest. If a collection has another name for a task, prompt and
-    length are under both names, unless the other name belongs to another task.
+    If tables of tasks set passage lengths, search uses the longest. If a collection has another name for a task, prompt
+    and length are stored under both names; the other name is left out if another task has it.
     """
     lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
     prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}
@@ -252,31 +250,31 @@ def config_for_tasks(
 
 
 def find_other_names(tasks: Sequence[str], tables: Mapping[str, TaskSettings]) -> dict[str, str]:
-    """Map a collection's name for a task to its table's name, where the two differ and the name has only one table."""
+    """Returns {name in the collection: name of the table} for tasks whose two names differ and are unambiguous."""
     named = [(canonical_task(tables[task].task or task), task) for task in tasks if task in tables]
     names = [name for name, _ in named]
     return {name: task for name, task in named if name not in tables and names.count(name) == 1}
 
 
 def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
-    """Raise InputError for infinite or NaN weights from `folder`."""
+    """Raises InputError if the model, which was loaded from `folder`, has infinite or NaN weights."""
     for name, param in model.named_parameters():
         if not torch.isfinite(param).all():
-            raise InputError(f"--model {folder}: {name} contains infinite numbers or NaN")
+            raise InputError(f"--model {folder}: {name} contains infinite numbers or NaN; give another model")
 
 
 def trained_encoder(folder: Path, device: str) -> DualEncoder:
-    """A trained encoder, with all its parameters trainable and without dropout.
+    """Loads a trained encoder for computing gradients: its parameters are trainable, and dropout is off.
 
     Raises:
-        InputError: for a folder that does not record its pooling, or that lacks weights.
+        InputError: if the folder does not record how vectors are pooled, or lacks weights.
     """
     model_folder = ModelFolder(folder)
     config, backbone = model_folder.trained_config, model_folder.backbone()
     for own in dict.fromkeys(backbone.towers.values()):
         if config.head and not own.has_head:
             raise InputError(
-                f"{own}: the model has a linear head of width {config.head}, but the file {HEAD_FILE} is missing"
+                f"{own}: the model has a head of width {config.head}, but {HEAD_FILE} is missing; restore the file"
             )
     model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
     if (record := model_folder.record) is not None:
@@ -287,9 +285,7 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
 
 
 def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
-    """The base model's configuration, with pooling from `folder` or the settings. Raises: InputError if they
-    contradict.
-    """
+    """Returns the base model's configuration, completed by the settings. Raises InputError if the two contradict."""
     own = ModelFolder(folder)
     if not own.describes_itself:
         plain = own.config(cast("Pooling | None", settings.pooling), settings.normalize, limit)
@@ -307,5 +303,5 @@ def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderC
 
 
 def query_length(task: str, prompts: bool) -> int:
-    """The maximum number of tokens of a task's queries in TACO, including the prompt."""
+    """Returns the maximum number of tokens of a task's queries in the TACO paper, plus 4 if they have prompts."""
     return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts

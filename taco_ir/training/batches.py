@@ -1,4 +1,4 @@
-"""Batches: how many queries each task has in a step, and the queries and passages of one task's batch."""
+"""Batches: how many queries each task has in a step, and which queries and passages are in the batch of a task."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from taco_ir.training.settings import BatchSettings
 
 
 def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[int | None] = ()) -> list[int]:
-    """Divide a batch's queries among tasks: task k gets batch * N_k^(1/c) / sum_j N_j^(1/c), at least 1.
+    """Divides the queries of a batch among tasks: task k gets batch * N_k^(1/c) / sum_j N_j^(1/c) queries, at least 1.
 
-    `shares` determines c: 1 for `proportional`, the setting `share_temperature` for `temperature`, infinity for
-    `uniform`. With c = 4 these are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: the powers are
-    normalised to sum to 1, which is needed to get those sizes. Results are rounded by largest remainders. Numbers in
-    `shares` are used unchanged.
+    The setting `shares` determines c: 1 for `proportional`, the setting `share_temperature` for `temperature`, infinity
+    for `uniform`. Results are rounded by largest remainders. Numbers in `shares` are returned unchanged. With c = 4 the
+    results are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: we normalise the powers to sum to 1, without
+    which these sizes do not result.
 
     Args:
-        sizes: N_k, examples of each task.
-        given: fixed shares of single tasks; the other tasks divide the rest.
+        sizes: N_k, the number of examples of each task.
+        given: fixed number of queries of each task, or None; tasks with None divide the rest of the batch.
 
     Raises:
-        InputError: for a batch smaller than the number of tasks, or a wrong number of shares.
+        InputError: if the batch is smaller than the number of tasks, or `shares` has a wrong number of numbers.
     """
     batch, shares = settings.batch_size, settings.shares
     if any(given):
         return _divide_rest(settings, sizes, given)
     if not shares.isalpha():
         if (count := shares.count(",") + 1) != len(sizes):
-            raise InputError(f"shares is {shares!r}, which are {count} numbers; {len(sizes)} tasks need {len(sizes)}")
+            raise InputError(f"shares is {shares!r}, {count} numbers; give {len(sizes)}, one for each task")
         return list(map(int, shares.split(",")))
     if batch < len(sizes):
         raise InputError(
-            f"batch_size is {batch}; each of the {len(sizes)} tasks needs a query in every step, so it must be at "
-            f"least {len(sizes)}"
+            f"batch_size is {batch}, but each of the {len(sizes)} tasks needs a query in every step; give at least "
+            f"{len(sizes)}"
         )
     power = {"proportional": 1.0, "temperature": 1 / settings.share_temperature, "uniform": 0.0}[shares]
     largest = max(sizes)
@@ -51,7 +51,7 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
 
 
 def _divide_rest(settings: BatchSettings, sizes: Sequence[int], given: Sequence[int | None]) -> list[int]:
-    """`given` where it is a number; the rest of the batch is divided among the others."""
+    """Returns the fixed numbers in `given`, and divides the rest of the batch among the other tasks."""
     taken, others = (
         sum(share or 0 for share in given),
         [size for size, share in zip(sizes, given, strict=True) if not share],
@@ -59,20 +59,20 @@ def _divide_rest(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
     if not others:
         if settings.batch_size not in (BatchSettings().batch_size, taken):
             raise InputError(
-                f"batch_size is {settings.batch_size}; the shares of the tasks sum to {taken}; leave batch_size out"
+                f"batch_size is {settings.batch_size}, but the tasks' shares sum to {taken}; leave batch_size out"
             )
         return [share or 0 for share in given]
     if (rest := settings.batch_size - taken) < len(others):
         raise InputError(
-            f"batch_size is {settings.batch_size}; tasks with a share use {taken} queries, and the other "
-            f"{len(others)} tasks need at least one each, so it must be at least {taken + len(others)}"
+            f"batch_size is {settings.batch_size}, but tasks with a share use {taken} queries, and the other "
+            f"{len(others)} tasks need at least one each; give at least {taken + len(others)}"
         )
     divided = iter(divide_batch(replace(settings, batch_size=rest), others))
     return [share or next(divided) for share in given]
 
 
 def _round(quotas: Sequence[float], total: int) -> list[int]:
-    """Whole numbers >= 1 near `quotas` that sum to `total`; the task furthest from its quota is corrected first."""
+    """Rounds to whole numbers >= 1 that sum to `total`; the number that is furthest from its quota changes first."""
     shares = [max(1, int(quota)) for quota in quotas]
     while sum(shares) < total:
         short = max(range(len(shares)), key=lambda task: quotas[task] - shares[task])
@@ -84,15 +84,15 @@ def _round(quotas: Sequence[float], total: int) -> list[int]:
 
 
 class TaskBatch(NamedTuple):
-    """The queries (B) and passages (N columns) of one task in a step, or a slice of them.
+    """The B queries and N passages of one task in a step, or a slice of them. Passages are columns of a score matrix.
 
     Attributes:
-        queries: texts without prompt.
-        passages: docid of each column: for each query in turn, its positives, then its negatives.
-        positives: columns of each query's positives.
-        blocked_BN: True where a passage is no negative for a query: it is gold for the query or lies on one of its gold
-            pages. A query's own positive columns are never blocked; the same passage in another query's columns is.
-        starts: query b brought the columns starts[b] : starts[b + 1]; B + 1 numbers.
+        queries: texts of the queries, without prompt.
+        passages: docid of each column. The positives of the first query come first, then its negatives, and so on.
+        positives: for each query, the columns of its positives.
+        blocked_BN: True where a passage must not be a negative of a query, because it is gold for the query or lies on
+            one of its gold pages. The columns in `positives` are False; the same passage in another column is True.
+        starts: B + 1 numbers; query b has the columns starts[b] to starts[b + 1] - 1.
     """
 
     task: str
@@ -106,13 +106,13 @@ class TaskBatch(NamedTuple):
 def make_batch(
     sampled: Sequence[Sampled], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int
 ) -> TaskBatch:
-    """Choose each example's positives and negatives for its epoch, and arrange them as columns.
+    """Makes a batch: chooses positives and negatives for each example's epoch, and arranges the passages as columns.
 
     Args:
-        sampled: examples of one task, at least one.
-        page_of: page of every docid that can become a column.
-        negatives: maximum number of negatives for each query; they are never repeated.
-        multi_positive: use all passages of the chosen evidence set as positives, instead of one.
+        sampled: examples of one task with their epochs; at least one.
+        page_of: the page of every docid that can become a column.
+        negatives: maximum number of negatives for each query; no query gets the same negative twice.
+        multi_positive: use all passages of an evidence set as positives, instead of one.
         seed: random seed for choosing positives.
     """
     examples = [example for example, _ in sampled]
@@ -131,7 +131,7 @@ def make_batch(
 
 
 def slice_batch(batch: TaskBatch, index: int, of: int) -> TaskBatch:
-    """The `index`-th of `of` contiguous slices of the queries, sized as by np.array_split, with their own columns."""
+    """Cuts a batch into `of` slices of neighbouring queries, sized as by np.array_split; returns slice `index`."""
     small, larger = divmod(len(batch.queries), of)
     first = index * small + min(index, larger)
     stop = first + small + (index < larger)
@@ -147,18 +147,18 @@ def slice_batch(batch: TaskBatch, index: int, of: int) -> TaskBatch:
 
 
 def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
-    """The passages of one evidence set, chosen at random in every epoch."""
+    """Returns the docids of one evidence set of a query, which is chosen at random in every epoch."""
     return example.positives[hash_names(seed, example.qid, epoch, "set") % len(example.positives)]
 
 
 def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
-    """One passage of the chosen evidence set, at random."""
+    """Returns the docid of one passage, chosen at random in every epoch from the set that `choose_set` returns."""
     docids = choose_set(example, epoch, seed)
     return docids[hash_names(seed, example.qid, epoch, "passage") % len(docids)]
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """k negatives, or all if there are fewer: the hardest in the first epoch, then the next k, and so on in a cycle."""
+    """Returns k negatives: the hardest in the first epoch, the next k in each later one, then the hardest again."""
     available = example.negatives
     taken, turn = min(k, len(available)), epoch - example.since
     return [available[(turn * taken + place) % len(available)] for place in range(taken)]
@@ -167,7 +167,7 @@ def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
 def _find_gold(
     examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]
 ) -> npt.NDArray[np.bool_]:
-    """[B, N]: whether the column's passage is a positive of the query or lies on one of its gold pages."""
+    """Returns [B, N]: whether a column's passage is a positive of the query or lies on one of its gold pages."""
     docid_code = {docid: code for code, docid in enumerate(dict.fromkeys(passages))}
     pages = dict.fromkeys(page_of[docid] for docid in docid_code)
     page_code = {page: code for code, page in enumerate(pages, len(docid_code))}

@@ -1,7 +1,7 @@
-"""Checkpoints: the model as search loads it, the state of optimiser and weighting, and the training's progress.
+"""Writes and reads checkpoints: the model, the state of optimiser and weighting, and the progress of the training.
 
-A checkpoint is a folder such as `step-00000120` that appears whole; `state.json`, written last, marks it complete. No
-random state is kept: data order and dropout are functions of seed and step.
+A checkpoint is a folder such as `step-00000120`, and search can load its model. It is complete if it has `state.json`,
+which is written last. No random state is saved, because data order and dropout depend only on seed and step.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class TrainState:
     """The progress of a training.
 
     Attributes:
-        step: steps done.
-        best: macro average of the best validation; None before the first validation.
+        step: number of steps done.
+        best: macro average of the best validation; None if no validation has counted yet.
         best_step: step of the best validation.
-        worse: number of validations since then.
-        skipped: by task, number of steps skipped because its gradient was infinite or NaN.
-        in_a_row: number of skipped steps since the last good one.
+        worse: number of validations since the best one.
+        skipped: number of steps that were skipped because a task's gradient was infinite or NaN, by task.
+        in_a_row: number of steps skipped since the last step that was not.
     """
 
     step: Annotated[int, 0] = 0
@@ -58,7 +58,7 @@ def write_checkpoint(
     keep: int,
     stream: Stream,
 ) -> None:
-    """Write a checkpoint into `folder`, then remove all but the last `keep`."""
+    """Writes a checkpoint into a subfolder of `folder`, then removes all except the latest `keep`."""
     with writing_folder(folder / f"step-{state.step:08d}") as part:
         model.save(part / "model")
         write_stream(part / "model", stream)
@@ -71,7 +71,7 @@ def write_checkpoint(
 
 
 def remove_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all checkpoints except the last `keep`, and incomplete ones that a killed process left."""
+    """Removes all checkpoints except the latest `keep`; incomplete ones, left by a killed process, are removed too."""
     kept = list_checkpoints(folder)[-keep:]
     for old in folder.glob("step-*"):
         if old not in kept:
@@ -79,12 +79,12 @@ def remove_checkpoints(folder: Path, keep: int) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
+    """Returns the folders of the complete checkpoints in `folder`, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE_FILE}") if not is_leftover(path.parent))
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The last complete checkpoint of the episode in `folder`, if any."""
+    """Returns the latest complete checkpoint of the episode in `folder`; None if there is none."""
     found = list_checkpoints(folder / "checkpoints")
     return found[-1] if found else None
 
@@ -94,7 +94,7 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Load the optimiser's tensors. Raises: InputError for another architecture, or infinite or NaN values."""
+    """Loads the optimiser's state. Raises InputError for another architecture, or infinite or NaN values."""
     found = _tensors(checkpoint / OPTIMIZER_FILE)
     params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -104,7 +104,7 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
         if place >= len(params) or (value.dim() and value.shape != params[place].shape):
             raise InputError(
                 f"{checkpoint / OPTIMIZER_FILE}: {name} has the shape {list(value.shape)}, so the file belongs to "
-                "another model"
+                "another model; restore the right file, or start the training again"
             )
         state.setdefault(place, {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
@@ -112,18 +112,18 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
 
 
 def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
-    """Load the weighting's state.
+    """Loads the state of the task weighting from a checkpoint.
 
     Raises:
-        InputError: for another weighting, other tasks, another architecture, or infinite or NaN values.
+        InputError: if it was saved with another weighting, tasks or architecture, or has infinite or NaN values.
     """
     path = checkpoint / WEIGHTING_FILE
     found, wanted = _tensors(path), weighting.state_dict()
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted or found[name].shape != wanted[name].shape:
             raise InputError(
-                f"{path}: {name} does not fit; it was saved by another weighting, with other tasks, or for another "
-                "architecture"
+                f"{path}: {name} does not fit; it was saved with another weighting, tasks or architecture; use the "
+                "same settings, or start the training again"
             )
     weighting.load_state_dict(found)
 
@@ -144,17 +144,16 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all numbers are finite; reads from the device only once."""
+    """Returns whether all tensors have only finite numbers; waits for the device only once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()) if tensors else True
 
 
 def resume(
     folder: Path, warm: Path | None, settings: WeightingSettings, optimizer: Optimizer, weighting: TaskWeighting
 ) -> TrainState:
-    """Load optimiser and weighting from the last checkpoint in `folder`; returns the training's progress.
+    """Loads the state of optimiser and weighting from the latest checkpoint in `folder`; returns the progress.
 
-    Without a checkpoint, the training starts with the parts of the previous episode's checkpoint `warm` that `settings`
-    keep.
+    Without a checkpoint, `settings` say what to load from `warm`, a checkpoint of the previous episode.
     """
     found = find_latest(folder)
     source = found or warm

@@ -1,7 +1,7 @@
-"""Estimates cosines between the tasks' gradients from small sketches, kept until all tasks of a step are known.
+"""Estimates cosines between the gradients of tasks from sketches, which are much smaller than the gradients.
 
-Charikar, Chen, Farach-Colton, Finding Frequent Items in Data Streams, ICALP 2002. A sketch has `width` sums of entries
-with random signs; inner products of sketches equal those of the gradients, up to noise.
+A sketch is a vector of `width` sums of gradient entries with random signs. The inner product of two sketches estimates
+that of the gradients. Charikar, Chen, Farach-Colton, Finding Frequent Items in Data Streams, ICALP 2002.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ Cosines = dict[str, dict[str, float]]  # by task and a later task
 
 
 class GradientSketch:
-    """A count sketch of gradients: `width` sums of entries with random signs, from which cosines are estimated.
+    """Computes sketches of gradients, from which cosines are estimated (count sketches: sums with random signs).
 
-    Entry i of the flat gradient goes to place i mod `width`. Inner products are kept up to noise, sums of gradients
-    exactly; a gradient of at most `width` entries is kept as it is. Memory: `width` numbers a gradient, and a dense
-    copy of sparse tables while it is computed.
+    Entry i of the flattened gradient is added to number i mod `width` of the sketch. A gradient of at most `width`
+    entries is its own sketch. Memory: `width` numbers for each gradient, and for a moment a dense copy of sparse ones.
 
     Args:
-        width: number of sums, preferably a prime; a cosine's error is at most sqrt(2 / width).
+        width: size of a sketch, preferably a prime; the standard error of a cosine is at most sqrt(2 / width).
     """
 
     def __init__(self, params: Sequence[Tensor], width: int = SKETCH_WIDTH) -> None:
@@ -40,7 +39,7 @@ class GradientSketch:
         self.exact = self._layout.size <= width
 
     def __call__(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """The sketch of one gradient, shaped as the parameters; None counts as zeros."""
+        """Returns the sketch of a gradient, which is given as a tensor for each parameter; None counts as zeros."""
         layout = self._layout
         dense = [grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in gradients]
         flats = (layout.gather(block, dense) for block in layout.blocks)
@@ -58,7 +57,7 @@ class GradientSketch:
 
 
 def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
-    """Cosines between all pairs of sketches, T x T; NaN if one of them is zero."""
+    """Returns the cosines between all pairs of T sketches, as T lists of T numbers; NaN if one of the two is zero."""
     rows_TW = torch.stack(list(sketches)).double()
     unit_TW = rows_TW / rows_TW.norm(dim=1, keepdim=True)
     cosines: list[list[float]] = (unit_TW @ unit_TW.T).clamp(-1, 1).tolist()
@@ -66,6 +65,6 @@ def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
 
 
 def pair_cosines(tasks: Sequence[str], sketches: Sequence[Tensor]) -> Cosines:
-    """Cosines between all pairs of tasks, each pair once, to six decimals."""
+    """Returns the cosines between tasks, {task: {later task: cosine}}, so each pair occurs once; six decimals."""
     matrix = compute_cosines(sketches)
     return {a: {b: round(matrix[i][j], 6) for j, b in enumerate(tasks) if j > i} for i, a in enumerate(tasks[:-1])}

@@ -1,9 +1,8 @@
-"""Draws a training's learning curves as one HTML page in its folder, using only its log.
+"""Draws the learning curves of a training, from its log alone, as one HTML page in its folder.
 
-It shows losses, validation, task weights, cosines between gradients, and the dose (how far updates were from the mean
-of the tasks' gradients), over the steps of all episodes. The page is rewritten as a whole during training, so you can
-open it at any time; a resumed training makes the same page. Means over equal numbers of steps keep it small, however
-long the training is.
+The page shows losses, validation scores, task weights, cosines between gradients, and the dose (how far updates were
+from the mean of the tasks' gradients). It is rewritten during training, so you can open it at any time, and a resumed
+training makes the same page. In a long training a point is a mean over several steps, which keeps the page small.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ Place = tuple[int, int]  # an episode, and a bin of steps
 
 
 class Curve(NamedTuple):
-    """The points of a line: steps, and means of the values near them."""
+    """The points of a line: their steps, and for each the mean of the values logged around this step."""
 
     steps: Sequence[float]
     values: Sequence[float]
 
 
 class Curves:
-    """Means of logged values over bins of equally many steps; bins grow as the training does."""
+    """Collects the numbers of a log as means over bins of steps; the longer the training, the wider the bins."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -53,7 +52,7 @@ class Curves:
         self.starts.append(self.last)
 
     def add(self, step: int, record: Record) -> None:
-        """Add a line of the log; steps are counted across episodes."""
+        """Adds a line of the log. `step` is counted across episodes."""
         self.last = step
         while step > POINTS * self.width:
             self._double()
@@ -69,7 +68,7 @@ class Curves:
                 own[number] += more
 
     def group(self, group: str) -> dict[str, Curve]:
-        """The curves of a group by name, in order of first appearance."""
+        """Returns the curves of a group, such as "loss", by name, in the order in which names first appear."""
         found = {}
         for (of, name), bins in self._bins.items():
             if of == group:
@@ -89,7 +88,7 @@ class Curves:
 
 
 def _values(record: Record) -> Iterator[tuple[str, str, float]]:
-    """The finite numbers of a line with their group and name."""
+    """Yields (group, name, number) for each finite number in a line of the log."""
     for group in GROUPS:
         for name, value in (record.get(group) or {}).items():
             pairs: Mapping[str, Any] = {name: value}
@@ -101,7 +100,7 @@ def _values(record: Record) -> Iterator[tuple[str, str, float]]:
 
 
 class CurvesPage(Watcher):
-    """Writes the learning curves of the training in a folder whenever the training pauses."""
+    """Writes the page of learning curves into a training's folder at every validation and checkpoint."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -120,13 +119,13 @@ class CurvesPage(Watcher):
 
 
 def write_missing_page(output: Path) -> None:
-    """Write the page of a training that ended without one."""
+    """Writes the page of learning curves for a finished training, if the page is missing."""
     if log_files(output) and not (output / CURVES_FILE).is_file():
         Watchers(output, [CurvesPage(output)]).read_all()
 
 
 def render_curves(curves: Curves) -> str:
-    """The page as HTML."""
+    """Returns the page of learning curves as HTML."""
     loss = curves.group(LOSS)
     colours = {task: number for number, task in enumerate(loss)}
     mean = f"; each point is the mean of {curves.width} steps" if curves.width > 1 else ""
@@ -144,7 +143,7 @@ def render_curves(curves: Curves) -> str:
 
 
 def summary(curves: Curves) -> str:
-    """A sentence that summarises the curves."""
+    """Returns a sentence with the number of steps, the first and last loss, and the best validation."""
     parts = []
     if loss := curves.group(LOSS):
         first, last = (math.fsum(each.values[at] for each in loss.values()) / len(loss) for at in (0, -1))
@@ -160,7 +159,7 @@ def summary(curves: Curves) -> str:
 
 
 def _table(curves: Curves) -> Table:
-    """The ends of the curves, a row for each name."""
+    """Returns a table of the first and last values of the curves, with a row for each task."""
     loss, weight, validation = (curves.group(group) for group in (LOSS, WEIGHT, VALIDATION))
     header = ["task", "loss, first", "loss, last", "weight, last", "validation, first", "validation, last"]
     rows: list[list[Cell]] = []
@@ -176,7 +175,7 @@ def _table(curves: Curves) -> Table:
 
 
 def _plots(curves: Curves, colours: Mapping[str, int]) -> Iterator[Plot]:
-    """A plot for each group that was logged."""
+    """Yields a plot for each group that was logged."""
 
     def draw(title: str, found: Mapping[str, Curve], **more: Any) -> Iterator[Plot]:
         series = [
@@ -200,7 +199,7 @@ def _plots(curves: Curves, colours: Mapping[str, int]) -> Iterator[Plot]:
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves at the steps that all have."""
+    """Returns the mean of several curves at the steps that all of them have."""
     shared = set.intersection(*(set(each.steps) for each in curves))
     by_step = [dict(zip(*each, strict=True)) for each in curves]
     steps = [step for step in curves[0].steps if step in shared]

@@ -1,4 +1,4 @@
-"""The data of a training: each task's examples, their hard negatives (mined if needed), and validation pools."""
+"""Reads the data of a training: the examples of each task, hard negatives (mined if needed), and validation pools."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ POOL_DEPTH = 100  # BM25 hits of a query from which a validation pool takes its 
 
 
 class Place(NamedTuple):
-    """The place of a task's queries and passages: its name in a collection, with the task's own settings."""
+    """Where a task's data come from: the collection, the task's name in the collection, and the task's own settings."""
 
     collection: Collection
     task: str
@@ -64,19 +64,19 @@ class Place(NamedTuple):
 
 
 class TrainingData:
-    """The collections and tasks of a training, with the negatives and pools that it mines into `output`.
+    """The collections and examples of a training. Hard negatives and validation pools are mined into `output`.
 
-    With several collections, each has a separate folder for what is mined: `corpus-1`, `corpus-2`, and so on.
+    With several collections, files mined from each are in a subfolder: `corpus-1`, `corpus-2`, and so on. The first
+    process mines, and the others encode and search a part of the data for it; then all processes read the files.
 
     Attributes:
-        collection: the training's collection, for self-supervised tasks and tasks without their own.
-        places: the place of each retrieval or reading task.
+        collection: the collection of self-supervised tasks, and of tasks that do not name another.
+        tasks, reading: names of the retrieval tasks, and of the reading tasks.
+        places: for each of these tasks, where its data come from.
         corpora: the collections of these tasks, without repeats.
 
-    The first process mines, and lets the others encode and search their shares; then all read the files.
-
     Raises:
-        InputError: for tasks that the collection does not have.
+        InputError: if a task is not in its collection.
     """
 
     def __init__(
@@ -110,25 +110,26 @@ class TrainingData:
         self.corpora = list(dict.fromkeys(self.places[task].collection for task in self._used)) or [self.collection]
 
     def check_shares(self, batch: BatchSettings) -> None:
-        """Raise InputError for shares of a batch that do not fit the tasks."""
+        """Raises InputError if a batch cannot be divided among the tasks as the settings say."""
         if self.tasks:
             divide_batch(batch, [1] * len(self.tasks), self.given_shares)
 
     @property
     def reading_names(self) -> list[str]:
-        """The names of reading tasks, if they have other names than the retrieval tasks."""
+        """The names of reading tasks in logs: such as "nq reading", or "nq" in a training without retrieval tasks."""
         return [f"{task} reading" if self.tasks else task for task in self.reading]
 
     @property
     def given_shares(self) -> list[int | None]:
-        """The fixed share of a batch for each retrieval task, if it has one."""
+        """For each retrieval task, the fixed number of its queries in a batch; None if it is not fixed."""
         return [self.places[task].own.share for task in self.tasks]
 
     def check_negatives(self, source: str, hard_pools: bool) -> None:
-        """Raise InputError if negatives from this source, or hard passages for pools, can be neither mined nor read.
+        """Raises InputError if hard negatives (with `hard_pools`: also passages for pools) can be neither mined nor
+        read.
 
         Args:
-            source: the source for tasks without their own.
+            source: where negatives come from, such as bm25, for tasks that do not set it themselves.
         """
         for collection in self.corpora:
             tasks = [task for task in (*self.tasks, *self.reading) if self.places[task].collection is collection]
@@ -141,24 +142,24 @@ class TrainingData:
                 refuse_other_collection(path, read_sources(path), collection.passages.fingerprint)
 
     def source_of(self, task: str, source: str) -> str:
-        """The source of a task's negatives: its own, or else `source`."""
+        """Returns where a task's negatives come from, such as bm25: the task's own setting, or else `source`."""
         return self.places[task].own.negatives or source
 
     def folder_of(self, collection: Collection, folder: Path) -> Path:
-        """The subfolder of an output folder for the files mined from a collection."""
+        """Returns the folder for files mined from a collection: a subfolder of `folder` if there are several."""
         return folder / f"corpus-{self.corpora.index(collection) + 1}" if len(self.corpora) > 1 else folder
 
     def say(self, text: str) -> None:
-        """Print to stderr, only in the first process."""
+        """Prints a text to stderr, in the first process only."""
         if self.processes.first:
             print(text, file=sys.stderr)
 
     def refuse_other_inputs(self, sources: Iterable[str], passages: bool = False) -> None:
-        """Raise InputError where passages, topics, base model or negatives have changed since the training began.
+        """Raises InputError if passages, topics, base model or negatives have changed since the training began.
 
         Args:
             sources: the sources of negatives in all episodes.
-            passages: whether there are tasks that train on passages alone.
+            passages: whether self-supervised tasks train on passages of the collection.
         """
         splits = dict.fromkeys(("train", self.validation.validate_on))
         places = [self.places[task] for task in (*self.tasks, *self.reading)]
@@ -175,11 +176,11 @@ class TrainingData:
     def load_negatives(
         self, source: NegativeSettings, folder: Path, model: Path, readable: Mapping[str, Container[str]] | None = None
     ) -> dict[str, Negatives]:
-        """Read the negatives of an episode in `folder`, by task; missing ones are mined first.
+        """Returns the hard negatives of an episode, by task. Negatives that are missing in `folder` are mined first.
 
         Args:
-            model: the model at the start of the episode.
-            readable: by task, the queries of reading tasks that retrieval does not train on.
+            model: folder of the model at the start of the episode, with which ANCE mines.
+            readable: ids of the queries that reading trains on, for tasks that have no retrieval training, by task.
         """
         names = [task for task in self.tasks if self.source_of(task, source.negatives) != "none"]
         own = {task: {example.qid for example in self.examples(task)} for task in names}
@@ -189,10 +190,7 @@ class TrainingData:
         return found
 
     def read_mined(self, source: NegativeSettings, folder: Path) -> dict[str, Negatives]:
-        """Read the negatives mined for an episode in `folder`, for any queries, by task.
-
-        Empty if some are missing.
-        """
+        """Returns the negatives that an episode mined into `folder`, by task; empty if a file is missing."""
         found: dict[str, Negatives] = {}
         for (collection, own), used in self._by_source(source, dict.fromkeys(self.tasks, ())).items():
             path = self.mined_path(own, folder, collection)
@@ -204,7 +202,7 @@ class TrainingData:
     def _by_source(
         self, source: NegativeSettings, used: Mapping[str, Container[str]]
     ) -> dict[tuple[Collection, NegativeSettings], dict[str, Container[str]]]:
-        """The queries used, by task, of each collection and source of negatives; without tasks that have none."""
+        """Groups queries by collection and source of negatives, then by task; leaves out tasks without negatives."""
         found: dict[tuple[Collection, NegativeSettings], dict[str, Container[str]]] = {}
         for task, qids in used.items():
             own = replace(source, negatives=self.source_of(task, source.negatives))
@@ -220,7 +218,7 @@ class TrainingData:
         folder: Path,
         model: Path,
     ) -> Negatives:
-        """Read the negatives of some tasks of one collection from one source, after mining them where needed."""
+        """Reads the negatives of tasks with one collection and source, after mining them if needed."""
         names = {task: str(TopicsName(self.places[task].task, "train")) for task in used}
         if source.negatives == "given":
             topics = [collection.load_topics(names[task], qids) for task, qids in used.items()]
@@ -237,7 +235,7 @@ class TrainingData:
     def _mine(
         self, collection: Collection, source: NegativeSettings, topics: Sequence[Topics], path: Path, model: Path
     ) -> None:
-        """Mine into a file, unless it is there and is of the same content."""
+        """Mines negatives into the file `path`, if the file does not have them already."""
         settings, dense = _mining_settings(source), None
         if source.negatives == "ance":
             block = min(BLOCK_ROWS, max(LEAST_BLOCK, -(-collection.passages.count // BLOCKS)))
@@ -250,11 +248,11 @@ class TrainingData:
         retriever.check(topics)
         retriever.open()
         of = f" of {collection.name}" if len(self.corpora) > 1 else ""
-        self.say(f"mining: the {settings.depth} best of {retriever.name} for each query{of} that is used")
+        self.say(f"mining: the {settings.depth} best hits of {retriever.name} for each query{of} that is used")
         mine_topics(collection, retriever, topics, settings, path, overwrite=True)
 
     def mined_path(self, source: NegativeSettings, folder: Path, collection: Collection) -> Path | None:
-        """The file for the negatives that an episode in `folder` mines from a collection; None if it does not mine."""
+        """Returns the file of negatives that an episode mines from a collection; None if it does not mine."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_mining_settings(source)))
         files = {"ance": folder, "bm25": self.output}
         if source.negatives not in files:
@@ -264,9 +262,9 @@ class TrainingData:
         )
 
     def mined_files(self, source: NegativeSettings, folder: Path) -> list[Path]:
-        """Files that may have been mined for an episode in `folder`, and the rankings beside them.
+        """Returns the files that an episode in `folder` may have mined, and the files of rankings next to them.
 
-        With several collections, these are their whole folders; files in them that no longer fit are mined again.
+        With several collections, these are whole folders; files in them that no longer fit are mined again.
         """
         if len(self.corpora) > 1:
             return [self.folder_of(each, place) for each in self.corpora for place in (folder, self.output)]
@@ -275,20 +273,20 @@ class TrainingData:
         return [*files, *(path.with_suffix(".runs") for path in files)]
 
     def _choice(self, model: Path) -> ModelChoice:
-        """The model at the start of an episode, as mining encodes with it."""
+        """Returns the model at the start of an episode in the form that mining needs."""
         plain = ModelFolder(model).kind is Kind.PLAIN
         pooling, normalize = (self.encoder.pooling, self.encoder.normalize) if plain else (None, False)
         return ModelChoice(str(model), pooling, normalize, device=self.run.device)
 
     def samplers(self, batch: BatchSettings, negatives: Mapping[str, Negatives] | None) -> list[TaskSampler]:
-        """A sampler for each retrieval task."""
+        """Returns a sampler for each retrieval task, which chooses the task's examples in each batch."""
         mined = [(negatives or {}).get(task) for task in self.tasks]
         examples = [self.examples(task, own) for task, own in zip(self.tasks, mined, strict=True)]
         shares = divide_batch(batch, [len(each) for each in examples], self.given_shares)
         return build_samplers(self.tasks, examples, shares, self.run.seed, mined)
 
     def examples(self, task: str, negatives: Negatives | None = None) -> list[TrainExample]:
-        """A task's training examples: a sample of its train queries, without those that are held out."""
+        """Returns a task's training examples, or a sample if settings limit them; held-out queries are left out."""
         found = self._examples(task)
         return with_negatives(found, TopicsName(self.places[task].task, "train"), negatives) if negatives else found
 
@@ -302,14 +300,14 @@ class TrainingData:
         return self._read[task]
 
     def held_out(self, task: str) -> set[str]:
-        """Texts of a task's train queries that are used for validation and not for training."""
+        """Returns the texts of a task's train queries that are held out for validation."""
         if self.validation.validate_on != "train" or task not in self._validated:
             return set()
         return {plain_text(query.text) for query in self._validated[task].queries}
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
-        """The queries of each task that validation ranks for or reads. Training leaves them out."""
+        """The queries of each task for validation; they are not trained on."""
         split, most = self.validation.validate_on, self.validation.pool_queries
         found = {}
         for task in self._used:
@@ -322,14 +320,14 @@ class TrainingData:
 
     @property
     def validates(self) -> bool:
-        """Whether any task has topics in the split used for validation."""
+        """Whether any task has topics in the split that validation uses."""
         split = self.validation.validate_on
         places = [self.places[task] for task in self._used]
         return any(TopicsName(own.task, split) in own.collection.topics_names for own in places)
 
     @cached_property
     def pools(self) -> list[Pool]:
-        """The validation pool of each task that has topics to validate on."""
+        """The validation pool of each task with queries to validate on: the queries, and the passages to rank."""
         settings, hard = self.validation, dict[Collection, Negatives]()
         for collection in self.corpora if settings.pool_hard else []:
             path, mining = (
@@ -351,7 +349,7 @@ class TrainingData:
         return found
 
     def pools_of(self, collection: Collection) -> list[Pool]:
-        """The validation pools of a collection's retrieval tasks."""
+        """Returns the validation pools of the retrieval tasks of a collection."""
         return [
             pool for pool in self.pools if pool.task in self.tasks and self.places[pool.task].collection is collection
         ]
@@ -364,7 +362,7 @@ def _mining_settings(source: NegativeSettings) -> MiningSettings:
 def _is_current(
     path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = ""
 ) -> bool:
-    """Whether a mined file is there, and is of these queries, passages, settings and encoder."""
+    """Returns whether a mined file exists and was made with these queries, passages, settings and encoder."""
     if not path.is_file():
         return False
     (found,) = read_sources(path)
@@ -375,7 +373,7 @@ def _is_current(
 
 
 def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSettings]) -> dict[str, Place]:
-    """Where the tasks of tables are. Raises: InputError for one that its collection lacks, or that two tables name."""
+    """Opens the collections of tasks with tables. Raises InputError if one lacks its task, or tables share a task."""
     opened, found = {run: collection}, dict[str, Place]()
     names: dict[tuple[str, str], str] = {}
     for name, own in tables.items():
@@ -401,14 +399,14 @@ def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSett
 
 
 def _is_same(one: Collection, other: Collection) -> bool:
-    """Whether two collections, under whatever names, have the same passages and topics."""
+    """Returns whether two collections have the same passages and topics, even if their names differ."""
     if one.passages.fingerprint != other.passages.fingerprint or one.topics_names != other.topics_names:
         return False
     return all(one.topics_path(str(name)).samefile(other.topics_path(str(name))) for name in one.topics_names)
 
 
 def _choose_tasks(names: Sequence[str], places: Iterable[str]) -> list[str]:
-    """Those tasks of tables that are named. Raises: InputError for another one."""
+    """Returns the named tasks, which must have tables. Raises InputError for any other name."""
     known = list(places)
     if tuple(names) in (NOTHING, ("all",)):
         return [] if tuple(names) == NOTHING else known
@@ -416,10 +414,10 @@ def _choose_tasks(names: Sequence[str], places: Iterable[str]) -> list[str]:
 
 
 def _resolve_tasks(names: Sequence[str], collection: Collection) -> list[str]:
-    """Canonical names of the tasks; `none` is no task. Raises: InputError for one without train topics."""
+    """Returns canonical names of tasks; `none` is no task. Raises InputError for a task without train topics."""
     if names == NOTHING:
         return []
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     if not known:
-        raise InputError(f"collection {collection.name} has no train topics (<task>-train.jsonl)")
+        raise InputError(f"collection {collection.name} has no train topics; it needs files TASK-train.jsonl")
     return known if tuple(names) == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in names))

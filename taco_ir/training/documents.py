@@ -1,7 +1,7 @@
-"""Documents for pre-training (passages or pages), and the sampling of spans from them.
+"""Makes documents for pre-training from passages or pages, and samples spans from them.
 
-Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, ACL 2022
-(coCondenser).
+coCondenser: Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, ACL
+2022.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ NEIGHBOURS = 64  # passages that are sampled together, so that pages stay whole
 
 
 class Documents(NamedTuple):
-    """Concatenated token ids of passages, and the passages of each document.
+    """The token ids of passages in one array, and the passages of each document.
 
     Attributes:
-        ids: of all passages, without special tokens; passage p has ids[ends[p] : ends[p + 1]].
-        members: passages, document after document; document d has members[starts[d] : starts[d + 1]].
+        ids: token ids of all passages, without special tokens; passage p has ids[ends[p] : ends[p + 1]].
+        members: numbers of the passages; document d has the passages members[starts[d] : starts[d + 1]].
     """
 
     ids: npt.NDArray[np.int32]
@@ -36,16 +36,16 @@ class Documents(NamedTuple):
         return len(self.starts) - 1
 
     def passages(self, document: int) -> list[Ids]:
-        """Ids of each passage of a document."""
+        """Returns the token ids of each passage of a document."""
         rows = self.members[self.starts[document] : self.starts[document + 1]]
         return [self.ids[self.ends[row] : self.ends[row + 1]].astype(np.int64) for row in rows.tolist()]
 
 
 def build_documents(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], shortest: int, by_page: bool) -> Documents:
-    """Group passages, given as (page, token ids), into documents; passages of fewer than `shortest` tokens are left
-    out.
+    """Groups passages into documents. Passages of fewer than `shortest` tokens are left out.
 
     Args:
+        passages: (page, token ids) of each passage.
         by_page: documents are pages with at least two such passages; otherwise each passage is a document.
     """
     kept = [(page, ids_L) for page, ids_L in passages if len(ids_L) >= shortest]
@@ -62,7 +62,7 @@ def build_documents(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], short
 
 
 def sample_rows(count: int, most: int, seed: int) -> list[int]:
-    """Sample `most` of `count` passages in blocks of neighbours; returns rows in ascending order. 0: all."""
+    """Samples `most` of `count` passages (0: all) in blocks of neighbours; returns row numbers in ascending order."""
     if not 0 < most < count:
         return list(range(count))
     blocks = generator(seed, "passages").permutation(-(-count // NEIGHBOURS)).tolist()
@@ -71,10 +71,9 @@ def sample_rows(count: int, most: int, seed: int) -> list[int]:
 
 
 def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.random.Generator) -> tuple[Ids, Ids]:
-    """Sample two non-overlapping spans of a document, of at most `most` tokens each.
+    """Samples two spans of a document, which do not overlap; returns their token ids, at most `most` for each.
 
-    They are from two of its passages. If there is only one, it is cut in two, and each side has at least `shortest`
-    tokens.
+    The spans are from two passages. A single passage is cut in two sides of at least `shortest` tokens first.
     """
     if len(passages) > 1:
         first, second = random.choice(len(passages), 2, replace=False).tolist()
@@ -88,6 +87,6 @@ def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.r
 
 
 def sample_window(ids_L: Ids, most: int, random: np.random.Generator) -> Ids:
-    """At most `most` consecutive tokens, starting at a random place."""
+    """Returns at most `most` consecutive tokens of a text, starting at a random place."""
     start = int(random.integers(0, max(len(ids_L) - most, 0) + 1))
     return ids_L[start : start + most]

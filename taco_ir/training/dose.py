@@ -1,9 +1,8 @@
-"""The dose of a weighting: how much its updates differ from naive training's, which are the mean of the tasks'
-gradients.
+"""Measures the dose of a task weighting: how far its updates are from the mean of the tasks' gradients.
 
-A weighting whose updates are nearly the mean can make no difference, so a training logs its dose. AdamW divides each
-parameter's update by a running estimate of its size, which undoes part of a weighting's effect. So the cosine is
-measured before and after this scaling.
+Naive training uses this mean. A weighting whose updates are nearly the mean can make no difference, so a training logs
+its dose. AdamW divides each parameter's update by a running estimate of its size, which undoes part of a weighting's
+effect. So the cosine is measured before and after this division.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from taco_ir.weighting.fixed import Naive
 
 
 class Dose(NamedTuple):
-    """How a step's update differs from the mean of the tasks' gradients in the same step.
+    """How far the update of a step is from the mean of the tasks' gradients in the same step.
 
     Attributes:
-        cosine: cosine between the two; None if one is zero.
-        scaled_cosine: the same after dividing both by AdamW's sqrt(v) + eps, as it is after the step.
-        opposed: share of the parameters with opposite signs, of those that a task's gradient reached.
-        specific: share of the parameters with nearly all weight on one task (`TaskWeighting.specific_share`); None for
-            a weighting that has no weights of its own for each parameter.
+        cosine: cosine between update and mean; None if one of them is zero.
+        scaled_cosine: the same after both are divided by AdamW's sqrt(v) + eps, with the v after the step.
+        opposed: fraction of parameters with opposite signs in update and mean, among those with a gradient.
+        specific: fraction of parameters with nearly all weight on one task (`TaskWeighting.specific_share`); None if
+            the weighting gives all parameters the same weights.
     """
 
     cosine: float | None
@@ -43,15 +42,16 @@ NAIVE = Dose(1.0, 1.0, 0.0)
 
 
 def mean_dose(doses: Sequence[Dose]) -> Dose:
-    """The mean of each figure over the steps that have it."""
+    """Returns the mean of each figure over steps. Steps in which a figure is None do not count for that figure."""
     columns = ([value for value in column if value is not None] for column in zip(*doses, strict=True))
     return Dose(*(round(math.fsum(values) / len(values), 6) if values else None for values in columns))
 
 
 class DoseMeter:
-    """Measures the dose every N steps: call `begin`, `add` for each task, and `measure` after the optimiser's step.
+    """Measures the dose of a weighting every N steps: how far its update is from the mean of the tasks' gradients.
 
-    Naive training needs no measuring, and steps of one task have no dose. Memory in a measured step: P floats.
+    In each step call `begin`, then `add` for each task, then `measure` after the optimiser. The dose of naive training
+    is known, and steps that train only some tasks have none. Memory in a measured step: P floats.
 
     Args:
         every: measure every N steps; 0: never.
@@ -67,18 +67,18 @@ class DoseMeter:
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes needed in a measured step."""
+        """Memory that a measured step needs in addition, in bytes; 0 if nothing is computed."""
         return 4 * sum(param.numel() for param in self._params) if self._every and not self._naive else 0
 
     def begin(self, step: int, tasks: int) -> None:
-        """Start step number `step`, counted from 0, with this number of tasks."""
+        """Starts a step. `step` is its number, counted from 0; `tasks` is the number of tasks that it trains."""
         self.drop()
         self._wanted = self._every > 0 and (step + 1) % self._every == 0 and tasks == self._weighting.tasks
         if self._wanted and not self._naive:
             self._mean = [None] * len(self._params)
 
     def add(self) -> None:
-        """Add the gradient of a task, which is in .grad of the parameters."""
+        """Adds the gradient of one task, which is in `.grad` of the parameters."""
         for place, param in enumerate(self._params if self._mean else ()):
             if param.grad is not None:
                 if (mean := self._mean[place]) is None:
@@ -87,13 +87,13 @@ class DoseMeter:
                 mean.add_(param.grad, alpha=1 / self._weighting.tasks)
 
     def drop(self) -> None:
-        """Abandon the step."""
+        """Forgets the gradients of the current step, so that the step is not measured."""
         self._wanted, self._mean = False, []
 
     def measure(self, optimizer: Optimizer) -> Dose | None:
-        """Measure how far a step's update was from the mean of the tasks' gradients; None if the step is not measured.
+        """Returns how far a step's update was from the mean of the tasks' gradients; None if the step is not measured.
 
-        Call it after `optimizer.step()`, while `.grad` has the update. Clipping changes nothing: norms are ignored.
+        Call this after `optimizer.step()`, while `.grad` has the update. Clipping changes nothing: norms are ignored.
         """
         mean, wanted = self._mean, self._wanted
         self.drop()

@@ -1,4 +1,4 @@
-"""The encoder during training: one backbone for queries and passages, or two. It writes the models of checkpoints."""
+"""The encoder during training, with one backbone for queries and passages or two. It also writes model folders."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from taco_ir.encoders.role_marks import ADAPTER_MARKS, ROLE_FILE, RoleMarks, loa
 from taco_ir.encoders.text_encoder import TextEncoder, Tower
 
 TOWERS = ("query", "passage")
-LARGE_TABLE = 1024  # rows from which on gradients of the touched rows alone are faster
+LARGE_TABLE = 1024  # rows; in larger tables, gradients of the used rows alone are faster
 
 
 class Text(NamedTuple):
-    """A tokenised text, with the tower that reads it.
+    """A tokenised text, with the name of the module that encodes it.
 
     Attributes:
-        tower: a tower's name; with adapters the adapter's, or "" for the backbone alone.
-        labels: ids of the masked tokens, -100 elsewhere; None without masked tokens.
+        tower: the tower (query or passage encoder). With adapters: the adapter, or "" for the backbone alone.
+        labels: original ids of masked tokens, and -100 for all others; None if no token is masked.
     """
 
     tower: str
@@ -49,8 +49,8 @@ class DualEncoder(nn.Module):
 
     Attributes:
         config: the configuration to save in checkpoints.
-        folder: the model folder that it was loaded from.
-        adapters, record: the adapters that train instead of the backbone, and their record; None without adapters.
+        folder: the model folder from which the encoder was loaded.
+        adapters, record: the adapters that are trained instead of the backbone, and their record; or None.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
@@ -84,7 +84,7 @@ class DualEncoder(nn.Module):
         return self.towers[tower]["backbone"]  # type: ignore[index]
 
     def tower_modules(self, tower: str) -> dict[str, Any]:
-        """A tower's modules: `backbone` and, if it has them, `head` and `roles`."""
+        """Returns the modules of a tower by name: `backbone` and, if the tower has them, `head` and `roles`."""
         return dict(self.towers[tower].items())  # type: ignore[operator]
 
     def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
@@ -94,7 +94,7 @@ class DualEncoder(nn.Module):
         return self._tokenize(tower, reader, texts, self.config.max_query_tokens(task), Role.QUERY)
 
     def tokenize_passages(self, passages: Sequence[Passage], length: int = 0) -> list[Text]:
-        """Tokenise passages, with at most `length` tokens; 0: the length used in search."""
+        """Tokenises passages. Texts are cut after `length` tokens; 0: after the length used in search."""
         reader = "passage" if self.record is None else self.record.passage_adapter or ""
         texts = [self.config.passage_text(passage) for passage in passages]
         return self._tokenize("passage", reader, texts, length or self.config.passage_length, Role.PASSAGE)
@@ -104,25 +104,25 @@ class DualEncoder(nn.Module):
         return [Text(reader, ids_L, role=role) for ids_L in ids]
 
     def token_ids(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of whole texts, without special tokens."""
+        """Returns the token ids of whole texts, without special tokens."""
         tokenizer = self._tokenizers["passage"]
         tokenizer.no_truncation()
         every = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, dtype=np.int64) for each in every]
 
     def attach_adapters(self, adapters: Adapters, record: AdapterRecord) -> None:
-        """Freeze the backbone and its head, and train adapters on it instead."""
+        """Adds adapters, which are trained while the backbone and its head are frozen."""
         for name, module in self.tower_modules("passage").items():
             if name != "backbone":
                 module.requires_grad_(False)
         self.adapters, self.record = adapters, record
 
     def pass_key(self, text: Text) -> tuple[str, Role]:
-        """A key that is equal for texts that can share a forward pass: same tower, adapter and role adapter."""
+        """Returns a key that is equal for texts that can share a forward pass: same tower and same adapters."""
         return text.tower, text.role if self.config.roles in ADAPTER_MARKS else Role.PASSAGE
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D] of texts that have the same `pass_key`."""
+        """Returns the vectors [B, D] of texts, which must have the same `pass_key`."""
         if self.adapters is not None:
             self.adapters.use(texts[0].tower or None)
         name = "passage" if self.adapters is not None else texts[0].tower
@@ -131,13 +131,13 @@ class DualEncoder(nn.Module):
         return embed(modules["backbone"], self.config, ids_BL, mask_BL, modules.get("head"), **marks)
 
     def pad_texts(self, tower: str, texts: Sequence[Text]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Ids [B, L], attention mask [B, L] and the marks of the texts' roles, on the encoder's device."""
+        """Returns token ids [B, L], attention mask [B, L], and inputs that mark the roles of texts, on the device."""
         pad_id = self.backbone(tower).config.pad_token_id or 0
         ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], pad_id))
         return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
     def find_separator(self, candidates: Sequence[str]) -> str:
-        """The first candidate that is a token of the query tower; a colon if there is none."""
+        """Returns the first candidate that is a token of the query encoder's tokenizer; a colon if none is."""
         tokenizer = self._tokenizers["query" if self.untied else "passage"]
         return next((text for text in candidates if tokenizer.token_to_id(text) is not None), ":")
 
@@ -151,23 +151,23 @@ class DualEncoder(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The number of trained parameters, and of the backbones' parameters without adapters."""
+        """Numbers of parameters: `trained` counts trained ones, `backbone` those of the backbones without adapters."""
         every = sum(param.numel() for name in self.towers for param in self.backbone(name).parameters())
         trained = sum(param.numel() for _, param in self.trained_parameters())
         return {"trained": trained, "backbone": every if self.adapters is None else self.adapters.shape.total}
 
     def large_tables(self) -> list[nn.Embedding]:
-        """Embedding tables of which a batch uses few rows."""
+        """Returns the embedding tables that are so large that a batch uses only few of their rows."""
         tables = (module for module in self.modules() if isinstance(module, nn.Embedding))
         return [table for table in tables if table.num_embeddings >= LARGE_TABLE]
 
     def use_sparse_tables(self, sparse: bool) -> None:
-        """Choose sparse or dense gradients for large embedding tables; sparse ones have only the rows used."""
+        """Chooses sparse or dense gradients for large embedding tables; sparse ones have only the rows used."""
         for table in self.large_tables():
             table.sparse = sparse
 
     def freeze(self, embeddings: bool, layers: int) -> None:
-        """Freeze all embeddings, and the first `layers` layers. Raises: InputError for more layers than there are."""
+        """Freezes the embeddings if asked, and the lowest `layers` layers. Raises InputError if there are fewer."""
         for backbone in map(self.backbone, self.towers):
             if embeddings:
                 for module in backbone.modules():
@@ -176,7 +176,7 @@ class DualEncoder(nn.Module):
             lists = (list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module))
             stack: list[nn.Module] = next((own for own in lists if len({type(layer) for layer in own}) == 1), [])
             if layers > len(stack):
-                raise InputError(f"freeze_layers is {layers}; the backbone has {len(stack)} layers")
+                raise InputError(f"freeze_layers is {layers}; it must be at most {len(stack)}, the number of layers")
             for layer in stack[:layers]:
                 layer.requires_grad_(False)
 
@@ -188,23 +188,23 @@ class DualEncoder(nn.Module):
                 setattr(module, "dropout", share)  # noqa: B010  (T5's attention keeps a number; typed as a module)
 
     def use_plain_attention(self) -> None:
-        """Compute attention by matrix products and a softmax, instead of torch's fused kernel.
+        """Computes attention by matrix products and a softmax, instead of torch's fused kernel.
 
-        In bfloat16 on a CPU the gradient of the fused kernel is slow: with it a step takes a third longer.
+        In bfloat16 on a CPU, the fused kernel has a slow gradient, and a step takes a third longer.
         """
         for backbone in map(self.backbone, self.towers):
             if backbone.config._attn_implementation == "sdpa":  # it has no public name
                 backbone.set_attn_implementation("eager")
 
     def checkpoint_gradients(self) -> None:
-        """Turn on gradient checkpointing: recompute activations in the backward pass instead of keeping them."""
+        """Turns on gradient checkpointing: the backward pass computes activations again, which saves memory."""
         for name in self.towers:
             adapters = self.adapters or self._marks[name].adapters
             settings = {"use_reentrant": False} | ({"context_fn": adapters.repeated} if adapters else {})
             self.backbone(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
     def as_text_encoder(self) -> TextEncoder:
-        """An encoder for search with the same weights; the backbones are left in evaluation mode."""
+        """Returns an encoder for search that shares these weights, and puts the backbones in evaluation mode."""
         weights = self.record.digest if self.record is not None else "training"
         towers = {}
         for name in self.towers:
@@ -217,7 +217,7 @@ class DualEncoder(nn.Module):
         return TextEncoder(own, self.folder, adapters=self.adapters, record=self.record)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_encoder` reads: with two towers a subfolder for each, with adapters only these."""
+        """Writes a folder that `load_encoder` reads. Two towers get subfolders; with adapters, only these are saved."""
         if self.adapters is not None and self.record is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.adapters.save(folder)
@@ -238,15 +238,15 @@ class DualEncoder(nn.Module):
                 (target / file).write_bytes(data)
 
     def describe(self, folder: Path) -> None:
-        """Write the configuration, which says how texts become vectors, into the backbone's `folder`."""
+        """Writes the configuration into the backbone's folder; it says how texts become vectors."""
         write_description(folder, self.config, int(self.backbone("passage").config.hidden_size))
 
     def save_trained(self, folder: Path) -> None:
-        """Write the final model of a training."""
+        """Writes the final model of a training."""
         self.save(folder)
 
     def trained_parameters(self) -> list[tuple[str, Parameter]]:
-        """The trainable parameters by name, without a pooler that does not affect the vectors."""
+        """Returns the trainable parameters with their names, without a pooler that does not affect the vectors."""
         own = self.named_parameters() if self.adapters is None else self.adapters.named_tensors().items()
         left_out = "" if self.config.pooling == "pooler" else ".pooler."
         return [(name, param) for name, param in own if param.requires_grad and not (left_out and left_out in name)]

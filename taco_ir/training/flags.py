@@ -48,12 +48,12 @@ PRESETS: dict[str, Values] = {
 
 
 class Verb(NamedTuple):
-    """The settings of a training verb, which are train or pretrain.
+    """What a training command, train or pretrain, accepts as settings.
 
     Attributes:
         keys: the settings that have a flag and may be in a file.
-        defaults: defaults that differ from those of the settings.
-        help: help texts of keys that mean something else in this verb.
+        defaults: defaults that differ from those of `TrainSettings`.
+        help: help texts of settings that mean something else in this command.
         presets: whether presets, shipped files and episodes are allowed.
     """
 
@@ -73,10 +73,10 @@ PRETRAIN = Verb(
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
-        "max_passages": "read at most N passages into memory, sampled in blocks of neighbours; none: all, "
-        "about 1.5 GB per million",
-        "batch_size": "documents in a batch; two spans are taken from each, or one without span_contrast",
-        "epochs": "passes over the documents",
+        "max_passages": "read at most N passages into memory, sampled in blocks of neighbours; none: all "
+        "(about 1.5 GB per million)",
+        "batch_size": "number of documents in a batch; each gives two spans, or one without span_contrast",
+        "epochs": "number of passes over the documents",
         "steps": "number of training steps; auto: from the number of epochs",
         "gradcache": "encode only N spans at once, so that a large batch fits in memory (GradCache); none: all at once",
         "validate_every": "measure the held-out loss every N steps; auto: at the end of each epoch",
@@ -86,15 +86,15 @@ PRETRAIN = Verb(
 
 
 def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
-    """Add --config, --preset and a flag for every key; see `given_flags` for those that were given."""
-    help = "a TOML file of settings, named like the flags below with `_` for `-`; flags override it"
+    """Adds --config, --preset and a flag for every setting to a parser. `given_flags` reads which flags were given."""
+    help = "a TOML file of settings, named like the flags below but with `_` for `-`; flags override the file"
     if verb.presets:
-        help = f"a TOML file, or a shipped configuration: {', '.join(shipped())}"
+        help = f"a TOML file of settings, or a shipped configuration: {', '.join(shipped())}"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
     if verb.presets:
         help = (
-            "dpr: separate BERT encoders for queries and passages, BM25 negatives, no prompts (Karpukhin et al., "
-            "EMNLP 2020)"
+            "a named set of settings; dpr: separate encoders for queries and passages, BM25 negatives, no prompts "
+            "(Karpukhin et al., EMNLP 2020)"
         )
         parser.add_argument("--preset", metavar="NAME", help=help)
     for name, section in SECTIONS.items():
@@ -107,7 +107,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
 
 
 def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys) -> Values:
-    """The values of the flags that were given, by key. Raises: InputError for a value that is not allowed."""
+    """Returns the values of the flags that the user gave, by setting. Raises InputError if a value is not allowed."""
     given = given_values(options, {key: RULES[key] for key in keys})
     return checked_keys(given, keys, "", said=as_flag)
 
@@ -115,17 +115,16 @@ def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys)
 def read_settings(
     path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN
 ) -> TrainSettings:
-    """Combine settings from defaults, a preset, a file and flags; each overrides the one before, also in episodes.
+    """Combines settings from defaults, a preset, a file and flags; each overrides the one before, also in episodes.
 
-    If only some episodes choose a weighting, flags about weightings apply to these, so that you can compare weightings
-    with one flag.
+    If only some episodes set a weighting, flags about the weighting change only these; so one flag compares weightings.
 
     Args:
         path: a TOML file, or the name of a shipped configuration.
-        flags: values by key that were given on the command line (see `given_flags`).
+        flags: values of the flags that the user gave, by setting (see `given_flags`).
 
     Raises:
-        InputError: naming file or flag, key, value and what is allowed.
+        InputError: if a setting is unknown, has no effect, or has a value that is not allowed; names file or flag.
     """
     values: Values = {**verb.defaults}
     if preset is not None:
@@ -146,12 +145,12 @@ def read_settings(
 
 
 def shipped() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Returns the names of the configurations that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 
 def _find(path: Path, verb: Verb) -> Path:
-    """A file, or the shipped configuration of that name."""
+    """Returns the path of a file, or of the shipped configuration with that name."""
     if path.is_file():
         return path
     if not verb.presets:
@@ -162,7 +161,7 @@ def _find(path: Path, verb: Verb) -> Path:
 
 
 def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
-    """`values` and each of its episodes with the flags instead (see `read_settings` for those about the weighting)."""
+    """Returns `values` with those of flags instead, also in episodes (see `read_settings` for the weighting)."""
     tables = values.get("episodes", ())
     of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
     everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
@@ -178,6 +177,6 @@ def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
 
 
 def _episode(values: Values, table: Values, found: Values, now: Values, given: Collection[str]) -> Values:
-    """An episode's table with flags instead, `now`, without keys that have no effect or lost it by the flags."""
+    """Returns `now`, an episode's table with flags, without the keys that lost their effect through the flags."""
     before, after = idle_keys(merge(values, table)), idle_keys(merge(found, now))
     return {key: value for key, value in now.items() if key not in after or (key in before and key not in given)}

@@ -1,7 +1,6 @@
 """The output folder of a training: its settings, its inputs, and whether it may be resumed or replaced.
 
-Fingerprints of passages, topics, base model and negatives files are stored, so that a training never resumes with
-others.
+Fingerprints of passages, topics, base model and negatives are stored, so that a training never resumes with others.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def save_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> TrainSettings:
-    """Read saved settings. Raises: InputError naming the file, if it is missing, not JSON, or not settings."""
+    """Reads the settings of the training in `folder`. Raises InputError if they are missing or damaged."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a folder that taco_ir.train wrote")
@@ -45,7 +44,7 @@ def load_settings(folder: Path) -> TrainSettings:
 
 
 def begun(output: Path) -> bool:
-    """Whether the training in `output` has made a step; before the first step, its settings may still change."""
+    """Returns whether the training in `output` has made a step; before the first step, settings may change."""
     return any(
         next((folder / "checkpoints").glob("step-*"), None)
         or (folder / "model").is_dir()
@@ -55,20 +54,20 @@ def begun(output: Path) -> bool:
 
 
 def _has_logged_step(log: Path) -> bool:
-    """Whether a log has a line of a step, not only that of the validation before the first."""
+    """Returns whether a log has a line of a training step; the validation before the first step does not count."""
     return log.is_file() and any('"learning_rate"' in line for line in log.read_text(encoding="utf-8").splitlines())
 
 
 def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """The keys that must not change when a training is resumed, but differ."""
+    """Returns the settings whose values differ although they must be the same when a training is resumed."""
     return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given.get(key)]
 
 
 def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = False) -> None:
-    """Raise InputError if `output` holds anything but a training with these settings.
+    """Raises InputError if `output` contains anything but a training with these settings.
 
     Args:
-        overwrite: allow a training with other settings, but no other files, and not the model to start from.
+        overwrite: allow a training with other settings; other files, and the model to start from, are still refused.
     """
     if not (output / CONFIG_FILE).is_file():
         files = (path for path in output.rglob("*") if path.is_file() and not is_leftover(path))
@@ -88,13 +87,13 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     if (keys := differing_keys(old, given)) and begun(output):
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {given.get(key)!r}" for key in keys)
         raise InputError(
-            f"--output {output} is a training with other settings: {changes}; use the same settings, or give "
-            "another folder"
+            f"--output {output} is a training with other settings: {changes}; use the same settings, give "
+            "another folder, or replace the training with --overwrite"
         )
 
 
 def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
-    """Raise InputError where `output` holds anything beside a training, or what the new one starts from."""
+    """Raises InputError if `output` has files of something else, or what the new training starts from."""
     for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
         if not OWN.fullmatch(path.name):
             raise InputError(
@@ -108,7 +107,7 @@ def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
 
 
 def remove_run(output: Path, kept: Container[Path] = ()) -> None:
-    """Remove the training in `output`; the caller holds its lock. The settings stay until new ones replace them.
+    """Removes the training in `output` except its settings, which the next training replaces. The caller has its lock.
 
     The newest files are removed first, so that a killed process leaves an unfinished training.
 
@@ -124,18 +123,18 @@ def remove_run(output: Path, kept: Container[Path] = ()) -> None:
 
 
 def _episodes(output: Path) -> list[Path]:
-    """Folders of a training's episodes, in order."""
+    """Returns the folders of a training's episodes, in order."""
     return sorted(filter(Path.is_dir, output.glob("episode-*")), key=lambda path: (len(path.name), path.name))
 
 
 def _parts(folder: Path) -> list[Path]:
-    """What a training wrote to a folder, the last first."""
+    """Returns the files and folders that a training wrote to a folder, the last first."""
     parts = [path for path in folder.iterdir() if not is_leftover(path)]
     return sorted(parts, key=lambda path: (path.name != "model", path.name != "checkpoints", path.name))
 
 
 def _refuse_other_kind(output: Path) -> None:
-    """Raise InputError where the settings file in `output` belongs to another program."""
+    """Raises InputError if the settings file in `output` belongs to another program."""
     values = read_json(output / CONFIG_FILE, dict[str, Any])
     foreign = [key for key in values if key not in (*KEYS, "episodes", "task_tables")]
     missing = [key for key in KEYS if key not in values]
@@ -149,7 +148,7 @@ def _refuse_other_kind(output: Path) -> None:
 def inputs_of(
     corpora: Sequence[tuple[Collection, Iterable[TopicsName]]], model: Path, negatives: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Fingerprints of a training's inputs by name; topics missing from the collection are left out.
+    """Returns the fingerprints of a training's inputs by name; topics that a collection does not have are left out.
 
     Args:
         corpora: the collections, each with the topics to use.
@@ -170,13 +169,13 @@ def inputs_of(
 
 
 def hash_model(folder: Path) -> str:
-    """Hash of all relevant files in a model's folder."""
+    """Returns a hash of the files in a model folder that affect the model: weights, configuration and tokenizer."""
     files = sorted({path for pattern in READ for path in folder.rglob(pattern) if path.name != CARD and path.is_file()})
     return fingerprint([[str(path.relative_to(folder)), sha256_once(path)] for path in files])
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
-    """Save fingerprints if no training has begun; otherwise raise InputError naming those that differ."""
+    """Saves fingerprints of inputs; if the training has begun, raises InputError if they differ from saved ones."""
     path = output / INPUTS_FILE
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))
@@ -184,6 +183,6 @@ def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
     found = read_json(path, dict[str, str])
     if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
         raise InputError(
-            f"--output {output}: since this training began, these have changed: {', '.join(differing)}; restore "
+            f"--output {output}: inputs have changed since this training began: {', '.join(differing)}; restore "
             "them, or give another folder"
         )

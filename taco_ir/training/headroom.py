@@ -1,7 +1,7 @@
-"""Measures how much a task weighting could gain at most: how much better one model per task is than a shared one.
+"""Measures the headroom of weightings: how much better a separate model for each task is than one shared model.
 
-All see the same queries of each task in a batch and the same number of batches, without weighting. A weighting tries to
-close this gap; if models of single tasks are no better, there is nothing to gain.
+A weighting tries to close this gap; if separate models are no better, there is nothing to gain. All models are trained
+without a weighting. A task has the same number of batches in both, and the same number of queries in a batch.
 
 Each training keeps the model that validates best on the same held-out queries, so all scores are a little too high.
 """
@@ -28,29 +28,31 @@ SHARED, OF_TASKS = "one model for all", "one for each task"
 
 
 def training_headroom(settings: TrainSettings, overwrite: bool = False) -> list[Headroom]:
-    """Train one model for all tasks and one for each; returns how much better the separate models score.
+    """Trains one model for all tasks and one for each task; returns how much better the separate models score.
 
-    The score is page R-precision of held-out queries, on each task and in the macro average. The output folder holds
-    the trainings, in `shared` and `tasks/TASK`; those already finished there are reused.
+    The score is page R-precision of held-out queries, for each task and as the macro average. The trainings are in the
+    output folder, in `shared` and `tasks/TASK`; finished ones are reused.
 
     Args:
         overwrite: replace trainings in the output folder that were made with other settings, as in `train`.
 
     Raises:
-        InputError: for settings that the comparison itself sets or does not cover, for fewer than two tasks, for no
-            queries to validate on, or as in `train`.
+        InputError: if there are fewer than two tasks, or a task without queries to validate on; if settings give a
+            weighting, episodes, tables of tasks, or tasks other than retrieval; and as in `train`.
     """
     if settings.weighting.weighting != "naive":
-        raise InputError(f"--headroom trains without a weighting, but weighting is {settings.weighting.weighting}")
+        raise InputError(f"--headroom needs weighting naive, but weighting is {settings.weighting.weighting}")
     if settings.episodes or settings.task_tables or settings.objectives.shared:
-        raise InputError("--headroom compares trainings of one episode, for retrieval alone, on one collection")
+        raise InputError(
+            "--headroom needs one episode, retrieval tasks only, and no tables [tasks.NAME]; leave others out"
+        )
     shared, validation = settings.replace(output=str(Path(settings.run.output) / "shared")), settings.validation
     place = Path(shared.run.output)
     data = TrainingData(shared.run, shared.encoder, (), validation, place, Processes(usable_device(shared.run.device)))
     if len(data.tasks) < 2 or len(data.pools) < len(data.tasks):
         raise InputError(
-            f"--headroom needs two tasks or more, each with {validation.validate_on} queries to validate on; there are "
-            f"{', '.join(data.tasks)}, and validation has {', '.join(pool.task for pool in data.pools) or 'none'}"
+            f"--headroom needs at least two tasks, each with {validation.validate_on} queries to validate on; tasks: "
+            f"{', '.join(data.tasks)}; with such queries: {', '.join(pool.task for pool in data.pools) or 'none'}"
         )
     passages = data.collection.passages.get(list({docid for pool in data.pools for docid in pool.docids}))
 

@@ -1,4 +1,4 @@
-"""Writes a training's log, with a JSON line for every step and validation, and reports progress in a terminal."""
+"""Writes the log of a training, one JSON line for every step and validation, and shows progress in a terminal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from taco_ir.training.step import StepResult
 
 
 class Reporter:
-    """Receives the progress of an episode; this base class ignores it."""
+    """Interface that receives the progress of an episode; this base class ignores it."""
 
     def skip(self, step: int) -> None:
         """Called when training resumes after `step`."""
 
     def progress(self, step: int, note: str) -> None:
-        """Called after each step."""
+        """Called after each step. `note` is a short text to show, such as the losses."""
 
     def message(self, text: str) -> None:
         """Called with a message that the user should not miss."""
@@ -46,11 +46,11 @@ class ConsoleReporter(Reporter):
 
 
 class TrainingLog:
-    """Writes `log.jsonl`, and passes progress to a reporter and lines to watchers.
+    """Writes `log.jsonl`. Also tells a reporter the progress, and passes each line to watchers (pages and trackers).
 
     Args:
-        folder: folder of the log; None: write nothing (all processes except the first).
-        step: the step that training resumes after; later lines are dropped.
+        folder: folder of the log; None: write nothing, as in all processes except the first.
+        step: the step after which training resumes; lines of later steps are removed.
     """
 
     def __init__(self, folder: Path | None, reporter: Reporter, step: int, watchers: Watchers | None = None) -> None:
@@ -65,7 +65,7 @@ class TrainingLog:
     def step(
         self, step: int, result: StepResult, rate: float, update_norm: float, seconds: float, dose: Dose | None = None
     ) -> None:
-        """Log a step; a skipped step has no weights and no update."""
+        """Logs a step with its learning rate and time. A skipped step has no weights and no update."""
         record: dict[str, Any] = {"step": step, "learning_rate": rate, "seconds": round(seconds, 4)}
         record |= {"loss": result.losses, "gradient_norm": result.norms}
         if result.report is None:
@@ -84,13 +84,13 @@ class TrainingLog:
         self._reporter.progress(step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
 
     def validation(self, step: int, scores: Mapping[str, float], what: str) -> None:
-        """Log scores by name; `what` names the measure."""
+        """Logs the scores of a validation by name, such as the task; `what` names the measure."""
         self._write({"step": step, "validation": dict(scores)})
         found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
         self._reporter.message(f"step {step}: {what}: {found}")
 
     def pause(self) -> None:
-        """Let watchers show what has been logged."""
+        """Lets watchers show or send what has been logged so far."""
         if self._watchers:
             self._watchers.pause()
 
@@ -107,7 +107,7 @@ class TrainingLog:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with None for numbers that JSON does not have."""
+    """Replaces infinite and NaN numbers by None, because JSON does not have them."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,6 @@
-"""Reads a training's log, and passes its lines to watchers such as pages and trackers.
+"""Reads the log of a training, and passes its lines to watchers, such as pages and trackers.
 
-Pages and trackers are made only from the log's lines.
+Watchers get all their data from these lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Record = Mapping[str, Any]  # a line of the log
 
 
 class LogLine(NamedTuple):
-    """The content of a log line: its step, and its values by task; None for infinite or NaN values."""
+    """A line of the log: its step, and its values by task. Infinite and NaN values are None."""
 
     step: int
     loss: dict[str, float | None] | None = None
@@ -33,26 +33,26 @@ class LogLine(NamedTuple):
 
 
 class Watcher:
-    """Follows a training through the lines of its log, in order; steps are counted across episodes."""
+    """Interface that gets all lines of a training's log in order. Steps are counted across episodes."""
 
     def episode(self) -> None:
         """Called before the lines of the next episode."""
 
     def line(self, step: int, record: Record) -> None:
-        """Called with a line of the log."""
+        """Called with each line of the log."""
 
     def begin(self) -> None:
-        """Called after all earlier lines of the log; lines that follow are new."""
+        """Called after all lines that were logged earlier; later lines are new."""
 
     def pause(self) -> None:
-        """Called after a validation, before a checkpoint, and at the end, to show what has been seen."""
+        """Called after a validation, before a checkpoint, and at the end, so that the watcher shows its data."""
 
     def close(self) -> None:
         """Called when the training ends or is stopped."""
 
 
 class Watchers:
-    """All watchers of the training in a folder."""
+    """All watchers of one training. Its folder is `output`."""
 
     def __init__(self, output: Path, each: Sequence[Watcher] = ()) -> None:
         self._output = output
@@ -60,7 +60,7 @@ class Watchers:
         self._episodes, self._before, self._last = 0, 0, 0
 
     def begin(self, folder: Path) -> None:
-        """Begin or resume an episode in `folder`: pass on the lines in its log and in those of earlier episodes."""
+        """Begins or resumes an episode in `folder`: passes on the lines in its log and in logs of earlier episodes."""
         for log in log_files(self._output)[self._episodes :]:
             self._read(log)
             if log.parent == folder:
@@ -71,7 +71,7 @@ class Watchers:
             each.begin()
 
     def read_all(self) -> None:
-        """Pass on all log lines of a finished training."""
+        """Passes all log lines of a finished training to the watchers."""
         for log in log_files(self._output):
             self._read(log)
         self.pause()
@@ -101,13 +101,13 @@ class Watchers:
 
 
 def log_files(output: Path) -> list[Path]:
-    """The existing logs of a training's episodes, in order."""
+    """Returns the existing log files of a training's episodes, in order."""
     found = sorted(output.glob(f"episode-*/{LOG_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))
     return found or [path for path in [output / LOG_FILE] if path.is_file()]
 
 
 def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
-    """The logged steps with cosines between the tasks' gradients; NaN for a gradient of zeros."""
+    """Returns (step, cosines between tasks' gradients) for each step that logged them; NaN if a gradient was zero."""
     found = []
     for _, line in read_log(folder / LOG_FILE, LogLine):
         if line.cosine:
@@ -117,12 +117,12 @@ def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
 
 
 def logged_dose(folder: Path) -> list[tuple[int, Dose]]:
-    """The logged steps with a dose."""
+    """Returns (step, dose) for each step that logged how far its update was from the mean of the gradients."""
     return [(line.step, line.dose) for _, line in read_log(folder / LOG_FILE, LogLine) if line.dose]
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Remove the lines after `step`, and an incomplete last line."""
+    """Removes from a log the lines of all steps after `step` (0: all lines), and an incomplete last line."""
     kept = [line + "\n" for line, record in read_log(path, LogLine) if step and record.step <= step]
     with writing(path) as sink:
         sink.writelines(kept)

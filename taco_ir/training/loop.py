@@ -1,4 +1,4 @@
-"""The training loop of one episode: steps, learning rate, validation, checkpoints and log; resumable at checkpoints."""
+"""The training loop of one episode: steps, learning rate, validation, checkpoints and log; resumes at checkpoints."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Loop:
     """Trains one episode in its folder: `checkpoints/`, `log.jsonl`, `best/` if validated, and finally `model/`.
 
     Args:
-        validation: run by the first process; None: no validation, and the last model is kept.
-        warm: a checkpoint of the previous episode, whose state is kept as far as `weighting` says.
-        before: how far earlier trainings have read the streams of examples. The position saved with the model counts
-            all examples of this training, even if the best model is from an earlier step.
-        watchers: watchers of the log.
+        validation: runs in the first process; None: no validation, and the last model is kept.
+        warm: a checkpoint of the previous episode; `weighting` says which of its state to load.
+        before: how far earlier trainings have read the examples. The position saved with the model counts all examples
+            of this training, even if the best model is from an earlier step.
+        watchers: pages and trackers that get the lines of the log.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Loop:
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step, watchers)
 
     def run(self) -> Path:
-        """Train to the end; returns the folder of the model: the best in validation, or else the last."""
+        """Trains to the end; returns the folder of the model: the best in validation, or the last if not validated."""
         state, plan = self.state, self._plan
         if state.step == 0 and self._validation:
             self._validate()
@@ -90,7 +90,7 @@ class Loop:
         if not self._keeps_best and not all_finite(self._step.params):
             raise InputError(
                 f"{self._folder}: after the last step, parameters are infinite or NaN; the last checkpoint in "
-                "checkpoints/ is intact; a lower learning rate may help"
+                "checkpoints/ is intact; try a lower learning_rate"
             )
         if self._processes.first:
             with writing_folder(self._folder / MODEL) as part:
@@ -101,8 +101,7 @@ class Loop:
         return self._folder / MODEL
 
     def _apply(self, result: StepResult, rate: float) -> tuple[float, Dose | None]:
-        """Clips and applies the update, or counts a skipped step; returns the norm of the combined gradient, and the
-        dose where it is measured.
+        """Clips and applies the update; returns the norm of the combined gradient, and the dose if it is measured.
 
         Raises:
             InputError: after MAX_SKIPPED steps in a row whose gradients are not finite.
@@ -115,8 +114,8 @@ class Loop:
             if state.in_a_row >= MAX_SKIPPED:
                 counts = ", ".join(f"{task} ({count} steps)" for task, count in state.skipped.items())
                 raise InputError(
-                    f"the gradients of {MAX_SKIPPED} steps in a row were infinite or NaN, for {counts}; a lower "
-                    "learning rate or float32 may help"
+                    f"the gradients of {MAX_SKIPPED} steps in a row were infinite or NaN, for {counts}; try a "
+                    "lower learning_rate, or precision float32"
                 )
             return math.nan, None
         state.in_a_row = 0
@@ -130,7 +129,7 @@ class Loop:
         return norm, dose
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint and remove old ones, unless the step was skipped or parameters are not finite."""
+        """Writes a checkpoint and removes old ones, but not after a skipped step or if parameters are not finite."""
         if self.state.in_a_row:
             return
         if not all_finite(self._step.params):
@@ -144,7 +143,7 @@ class Loop:
         self._processes.wait()
 
     def _validate(self) -> float:
-        """Validates on the first process; returns the macro average on all."""
+        """Validates in the first process; returns the macro average in all processes."""
         scores: dict[str, float] = {}
         if self._processes.first and self._validation:
             scores = self._validation()
@@ -153,7 +152,7 @@ class Loop:
         return self._processes.from_first(scores.get("macro", 0.0))
 
     def _compare(self, macro: float) -> None:
-        """Keep the model if it is the best so far, else count the validation for patience."""
+        """Keeps the model if it is the best so far; otherwise counts the validation for patience."""
         state = self.state
         if not self._keeps_best or state.step <= self._plan.choose_after:
             return
@@ -168,7 +167,7 @@ class Loop:
 
     @property
     def _stream(self) -> Stream:
-        """How far all streams of examples are read now."""
+        """How far all examples are read now."""
         return self._before.advance(self.state.step, self._step.positions_after(self.state.step))
 
     @property
@@ -176,7 +175,7 @@ class Loop:
         return self._validation is not None and self._validation.keeps_best
 
     def _write_model(self, folder: Path) -> None:
-        """Write the best model, or the last where none is kept."""
+        """Writes the best model, or the last one if none is kept."""
         if self._keeps_best:
             self._log.message(f"best validation: step {self.state.best_step}, macro {self.state.best:.3f}")
             shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True, copy_function=_link)
@@ -185,7 +184,7 @@ class Loop:
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file a second name, which takes no space; copy it where the file system cannot."""
+    """Gives a file a second name, which takes no space; copies the file if the file system cannot do this."""
     try:
         Path(target).hardlink_to(source)
     except OSError:
@@ -193,7 +192,7 @@ def _link(source: str, target: str) -> None:
 
 
 def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
+    """Makes AdamW (Loshchilov and Hutter, ICLR 2019) for trained parameters; biases and layer norms do not decay."""
     named = model.trained_parameters()
     groups = [
         {"params": [param for _, param in named if param.dim() > 1], "weight_decay": settings.weight_decay},

@@ -28,14 +28,14 @@ from taco_ir.training.settings import PARTS, ObjectiveSettings
 
 
 class PretrainModel(DualEncoder):
-    """One backbone with the heads that the loss needs; its output has a row for each text.
+    """The model for pre-training: a backbone with the heads that the loss needs. Its output has a row for each text.
 
-    A row holds the vector (D numbers, if spans are contrasted), then the summed cross-entropy of the text's masked
-    tokens by the last layer (mlm) and by Condenser. All losses are functions of these rows, so that GradCache works for
-    all of them. The folders that it writes are plain Hugging Face ones.
+    A row contains the text's vector (D numbers, if spans are contrasted), then the summed cross-entropy of its masked
+    tokens, once for mlm and once for Condenser. All losses are functions of these rows, so GradCache works for all of
+    them. The folders that it writes are plain Hugging Face ones.
 
     Args:
-        folder: the base model or a checkpoint; heads in it are used.
+        folder: the base model or a checkpoint; heads in it are loaded.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class PretrainModel(DualEncoder):
         if "condenser" in settings.objective:
             if "t5" in (kind := self.backbone("passage").config.model_type):
                 raise InputError(
-                    f"--objective condenser: {folder} is a {kind} model;"
-                    " condenser needs a BERT-type one, mlm and span_contrast do not"
+                    f"--objective condenser: {folder} is a {kind} model, but condenser needs a model like BERT; use"
+                    " only mlm and span_contrast"
                 )
             self.condenser = Condenser(self.backbone("passage").config)
             if (folder / CONDENSER_FILE).is_file():
@@ -69,7 +69,7 @@ class PretrainModel(DualEncoder):
         return vocabulary_of(self._tokenizers["passage"])
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Rows [B, `dim`] of texts in float32."""
+        """Returns a row of `dim` numbers for each text, [B, dim] (see the class)."""
         ids_BL, mask_BL, _ = self.pad_texts("passage", texts)
         backbone, condenses = self.backbone("passage"), "condenser" in self.token_parts
         output = read(backbone, self.config, ids_BL, mask_BL, output_hidden_states=condenses)
@@ -87,7 +87,7 @@ class PretrainModel(DualEncoder):
         return torch.cat(columns, 1)
 
     def losses(self, rows_BX: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
-        """The scalar loss of each part, from rows of texts; for contrasted spans, pairs must be adjacent."""
+        """Returns the scalar loss of each part from the rows of texts. Spans of one document must be neighbours."""
         found: dict[str, Tensor] = {}
         tokens = max(labelled(texts), 1)
         for place, part in enumerate(reversed(self.token_parts), 1):
@@ -97,16 +97,16 @@ class PretrainModel(DualEncoder):
         return {part: found[part] for part in PARTS if part in found}
 
     def save(self, folder: Path) -> None:
-        """Write the model of a checkpoint: backbone and all heads."""
+        """Writes the model of a checkpoint: backbone, tokenizer and all heads."""
         self.save_trained(folder)
         if "condenser" in self.token_parts:
             save_head_file(self.condenser, folder / CONDENSER_FILE)
 
     def describe(self, folder: Path) -> None:
-        """Write nothing, since pooling is chosen when a retriever is trained."""
+        """Writes nothing, because pooling is chosen later, when a retriever is trained."""
 
     def save_trained(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder with tokenizer, and the head for continued pre-training."""
+        """Writes a plain Hugging Face folder, and the masked-language head for more pre-training if there is one."""
         super().save(folder)
         if self.token_parts:
             save_head_file(self.mlm, folder / MLM_FILE)

@@ -1,4 +1,4 @@
-"""The processes of one training, started by torchrun; without torchrun there is one process."""
+"""The processes of one training, which torchrun starts. Without torchrun there is one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUCKET = 6_000_000  # numbers that are sent together
 
 
 class Processes(Ranks):
-    """This process and the others that train with it."""
+    """This process and the others of the same training, with sums and exchanges of tensors between them."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(str(device))
@@ -26,17 +26,17 @@ class Processes(Ranks):
             dist.init_process_group(backend, None, PATIENCE, self.world, self.rank, store)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
+        """Sums a tensor over all processes, in place; returns it."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
-        """Sum .grad of `params` and the scalar `loss` over the processes; returns the summed loss.
+        """Sums `.grad` of `params` and the scalar `loss` over the processes; returns the summed loss.
 
-        Small gradients are sent together, each bucket while the next one is filled; only a bucket is ever copied. A
-        parameter without a gradient in any process has none afterwards, as in one process: with zeros, an optimiser
-        with moments or decay would still change it.
+        Small gradients are copied together into a bucket, which is sent while the next is filled. If a parameter has no
+        gradient in any process, its `.grad` is None afterwards, as with one process. Zeros would be different: an
+        optimiser with moments or weight decay would still change the parameter.
         """
         if self.world == 1:
             return loss
@@ -58,7 +58,7 @@ class Processes(Ranks):
         return small[-1]
 
     def gather(self, own_ND: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Rows [N, D] of all processes, in the order of ranks; only this process's own carry a gradient.
+        """Returns the rows [N, D] of all processes, in the order of ranks. Only this process's rows carry a gradient.
 
         Args:
             sizes: number of rows of each process.
@@ -79,7 +79,7 @@ class Processes(Ranks):
 
 
 def _buckets(params: Sequence[Parameter]) -> Iterator[list[Parameter]]:
-    """Neighbours of at most BUCKET numbers together, or one larger parameter."""
+    """Yields groups of neighbouring parameters of at most BUCKET numbers; a larger parameter is alone."""
     bucket: list[Parameter] = []
     for param in params:
         if bucket and sum(each.numel() for each in bucket) + param.numel() > BUCKET:

@@ -1,7 +1,7 @@
-"""Runs a training: its episodes one after the other, each resumed at the exact stage and step.
+"""Runs a training: its episodes one after the other. A stopped training continues exactly where it stopped.
 
-A stage is done if its output exists: a negatives file, blocks of vectors, an episode's `model` folder. Xiong
-et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
+A part of the work is done if its output exists: a file of negatives, blocks of vectors, an episode's `model` folder.
+Xiong et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ from taco_ir.training.validation import Pool, PoolValidation, Validation, read_q
 
 
 def train(settings: TrainSettings, overwrite: bool = False) -> Path:
-    """Train an encoder: run all unfinished episodes, or all of them anew; returns the trained model's folder.
+    """Trains an encoder; returns the folder of the trained model. An unfinished training is resumed.
 
     Args:
         overwrite: replace the training in the output folder; it is removed just before the first new step.
 
     Raises:
-        InputError: for a folder that holds anything else or a training with other settings, and for invalid data, model
-            or negatives.
+        InputError: if the output folder has other files or another training, or data, model or negatives are invalid.
 
     Examples:
         >>> settings = taco_ir.TrainSettings(tasks=["nq", "fever"], model="taco-mini-backbone", output="out", steps=2)
@@ -76,10 +75,10 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
 
 
 class Training:
-    """The episodes of a training, and the data that they share.
+    """The episodes of a training, and the data that all episodes use.
 
     Args:
-        anew: remove an earlier training in `output` just before the first step.
+        anew: replace an earlier training in `output`; it is removed just before the first step.
     """
 
     def __init__(self, settings: TrainSettings, output: Path, processes: Processes, anew: bool = False) -> None:
@@ -101,18 +100,18 @@ class Training:
             check_weighting(episode.weighting, names)
 
     def check_negatives(self) -> None:
-        """Raise InputError, before loading anything, if an episode's negatives can be neither mined nor read."""
+        """Raises InputError, before a model is loaded, if negatives of an episode can be neither mined nor read."""
         hard_pools = self.settings.validation.pool_hard > 0 and self.data.validates
         for episode in self.episodes:
             self.data.check_negatives(episode.negatives.negatives, hard_pools)
 
     def refuse_other_inputs(self) -> None:
-        """Raise InputError if the training began with other passages, topics, base weights or negatives."""
+        """Raises InputError if the training began with other passages, topics, base weights or negatives."""
         alone = self.settings.objectives.self_supervised != NOTHING
         self.data.refuse_other_inputs((episode.negatives.negatives for episode in self.episodes), alone)
 
     def run(self) -> Path:
-        """Run the unfinished episodes; returns the last one's model."""
+        """Runs the episodes that are not finished; returns the folder of the last episode's model."""
         model = ModelFolder.find(self.settings.run.model).path
         warm: Path | None = None
         count = len(self.episodes)
@@ -185,12 +184,12 @@ class Training:
         data.say(describe_peak(encoder))
 
     def _claim(self) -> None:
-        """Save the settings in `output`, where no training has begun."""
+        """Saves the settings in `output` if no training has begun there."""
         if self.processes.first and not begun(self.output):
             save_settings(self.settings, self.output)
 
     def _make_way(self, source: NegativeSettings, folder: Path) -> None:
-        """Remove the training that was in `output`, except what was mined for the first episode, in `folder`."""
+        """Removes the old training in `output`, except files mined for the first episode, which is in `folder`."""
         if self.processes.first:
             remove_run(self.output, self.data.mined_files(source, folder))
             self.refuse_other_inputs()
@@ -202,12 +201,12 @@ class Training:
 def make_step(
     settings: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0
 ) -> tuple[MultiTaskStep, Plan]:
-    """The training step, and the number of steps.
+    """Returns the training step, and the plan with the number of steps.
 
-    An epoch ends when every query (or, without queries, every passage) was sampled once.
+    An epoch ends when every query was sampled once or, without queries, every passage.
 
     Args:
-        before: number of steps in earlier trainings, after which the schedule's random choices continue.
+        before: number of steps of earlier trainings; the schedule's random choices continue after them.
     """
     own, optimiser, validation = settings.objectives, settings.optimiser, settings.validation
     tasks = [ScheduledTask(each.phase, len(each.sampler)) for each in objectives]
@@ -223,7 +222,7 @@ def make_step(
 
 
 def make_validation(work: Work, pools: Sequence[Pool], split: str) -> PoolValidation | None:
-    """The validation: ranks held-out queries in pools, and answers held-out questions of reading tasks.
+    """Returns a validation that ranks passages for held-out queries, and answers held-out questions of reading tasks.
 
     None if no task has held-out queries.
     """

@@ -1,8 +1,8 @@
-"""The order in which a training samples its examples, and where earlier trainings stopped.
+"""Samples training examples in an order that depends on the seed, and records where a training stopped.
 
-Orders are functions of seed, task and epoch, so that all processes, and a resumed training, sample the same batches.
-A model folder's `stream.json` holds the position in each task's stream, from which the next training continues:
-{"steps": 120, "dealt": {"nq": {"examples": "0123456789abcdef", "size": 34, ...}}}. No vector depends on it.
+Orders depend only on seed, task and epoch, so all processes, and a resumed training, sample the same batches. A model
+folder's `stream.json` says how far each task's examples were used; the next training continues there: {"steps": 120,
+"dealt": {"nq": {"examples": "0123456789abcdef", "size": 34, ...}}}. Vectors do not depend on it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Sampled = tuple[TrainExample, int]  # an example and its epoch
 
 
 class StreamPosition(NamedTuple):
-    """How far a task's examples have been sampled by all trainings that led to a model.
+    """How many of a task's examples were sampled by all trainings that led to a model.
 
     Attributes:
-        examples: fingerprint of the examples and of the seed that orders them; other examples begin a new epoch.
+        examples: fingerprint of the examples and of the seed; if it changes, a new epoch begins.
         size: number of examples.
-        first: the first epoch that sampled them.
-        parts: (batches, examples in a batch) of each training since that epoch began.
-        batches: batches of this stream in all, whatever their examples.
+        first: number of the first epoch with these examples.
+        parts: (number of batches, examples in a batch) for each training since epoch `first` began.
+        batches: number of batches in all trainings, also with other examples.
         negatives: fingerprint of the mined negatives; "" if there are none.
-        since: (epoch, examples sampled in it) when these negatives were first used.
+        since: when these negatives were first used: (epoch, number of examples sampled before in this epoch).
     """
 
     examples: str = ""
@@ -49,7 +49,7 @@ class StreamPosition(NamedTuple):
     since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     def continue_with(self, examples: str, size: int, negatives: str) -> StreamPosition:
-        """This position, adjusted to the data now given; changed negatives are taken from the hardest again."""
+        """Returns this position, adjusted to new data. If negatives changed, the hardest are used first again."""
         now, sampled = self, sum(batches * share for batches, share in self.parts)
         if (examples, size) != (self.examples, self.size):
             begun = -(-sampled // max(self.size, 1))
@@ -60,7 +60,7 @@ class StreamPosition(NamedTuple):
         return now
 
     def advance(self, batches: int, share: int) -> StreamPosition:
-        """The position after `batches` more batches of `share` examples each."""
+        """Returns the position after `batches` more batches of `share` examples each."""
         *earlier, (done, last_share) = self.parts or ((0, share),)
         if last_share != share:
             earlier, done = [*self.parts], 0
@@ -69,7 +69,7 @@ class StreamPosition(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The content of `stream.json`: steps of all trainings so far and, in `dealt`, positions in tasks' examples."""
+    """The content of `stream.json`: number of steps of all trainings, and by task the position in its examples."""
 
     steps: Annotated[int, 0] = 0
     dealt: Mapping[str, StreamPosition] = {}
@@ -78,7 +78,7 @@ class Stream(NamedTuple):
         return self.dealt.get(task, StreamPosition())
 
     def advance(self, steps: int, positions: Mapping[str, StreamPosition]) -> Stream:
-        """The content after another training of `steps` steps, which left its tasks at these positions."""
+        """Returns the content after another training of `steps` steps; `positions` are the new ones of its tasks."""
         return Stream(self.steps + steps, {**self.dealt, **positions})
 
     def __str__(self) -> str:
@@ -87,13 +87,13 @@ class Stream(NamedTuple):
 
 
 def read_stream(folder: Path) -> Stream:
-    """Read `stream.json` of a model folder; without one, all streams are at their beginning.
+    """Reads `stream.json` of a model folder. If there is none, all tasks start with their first examples.
 
     Raises:
-        InputError: for another file of that name.
+        InputError: if the file has other content.
     """
     path = folder / STREAM_FILE
-    return read_json(path, Stream, "remove it to begin anew") if path.is_file() else Stream()
+    return read_json(path, Stream, "remove the file to start with the first examples") if path.is_file() else Stream()
 
 
 def write_stream(folder: Path, stream: Stream) -> None:
@@ -102,13 +102,13 @@ def write_stream(folder: Path, stream: Stream) -> None:
 
 
 class EpochSampler:
-    """Samples the rows 0..count-1, `share` in a batch, in a new order every epoch.
+    """Samples rows 0 to count - 1 in a new random order in every epoch; a batch has `share` rows.
 
-    Every row comes once in each epoch. A batch may end one epoch and begin the next, but repeats no row unless `share`
-    exceeds `count`. The order depends on seed, task, count, and the number and shares of the earlier batches.
+    Every row occurs once in each epoch. A batch may end one epoch and begin the next. It repeats a row only if `share`
+    is larger than `count`. The order depends on seed, task, count, and the numbers and sizes of earlier batches.
 
     Args:
-        before: the position where the trainings before this one stopped.
+        before: the position where earlier trainings stopped.
 
     Attributes:
         first: number of this training's first batch; earlier trainings sampled the batches before it.
@@ -130,7 +130,7 @@ class EpochSampler:
         return self.count
 
     def sample_rows(self, number: int) -> list[tuple[int, int]]:
-        """The rows of batch `number`, each with its epoch. Skipping batches costs about 10 ns a row."""
+        """Returns (row, epoch) for each row of batch `number`. Skipping batches costs about 10 ns a row."""
         sampled: list[tuple[int, int]] = []
         position = self._starts[-1] + (number - self.first) * self.share
         end = position + self.share
@@ -142,11 +142,11 @@ class EpochSampler:
         return sampled
 
     def position_after(self, batches: int) -> StreamPosition:
-        """The position after `batches` batches of this training."""
+        """Returns the position after `batches` batches of this training."""
         return self._before.advance(batches, self.share)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The order of an epoch, counted from `before.first`, which repeats no row of the batch that it continues."""
+        """Returns the row order of an epoch, counted from `before.first`; no batch across two epochs repeats a row."""
         if epoch <= self._epoch - len(self._orders):  # earlier than the two kept
             self._epoch, self._orders = -1, []
         while self._epoch < epoch:
@@ -159,13 +159,13 @@ class EpochSampler:
         return self._orders[epoch - self._epoch - 1]
 
     def _batch_at(self, position: int) -> tuple[int, int]:
-        """The batch that holds this position: how many of its rows come before it, and how many it has."""
+        """Returns how many rows of the batch at this position come before it, and how many rows the batch has."""
         training = bisect_right(self._starts, position) - 1
         return (position - self._starts[training]) % self._shares[training], self._shares[training]
 
 
 def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:
-    """Swap the rows of `last` out of the first `head` places of `order`, in place."""
+    """Swaps the rows of `last` out of the first `head` places of `order`, in place."""
     repeats = np.zeros(len(order), dtype=bool)
     repeats[last] = True
     clashes = np.flatnonzero(repeats[order[:head]])
@@ -174,11 +174,11 @@ def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head:
 
 
 class TaskSampler(EpochSampler):
-    """Samples a task's examples, `share` in a batch, in a new order every epoch.
+    """Samples the examples of a task in a new random order in every epoch; a batch has `share` examples.
 
     Args:
-        before: the position where the trainings before this one stopped.
-        negatives: fingerprint of the examples' mined negatives; "" where there are none.
+        before: the position where earlier trainings stopped.
+        negatives: fingerprint of the examples' mined negatives; "" if there are none.
     """
 
     def __init__(
@@ -195,11 +195,11 @@ class TaskSampler(EpochSampler):
         self.examples = self._with_first_epochs(examples)
 
     def sample(self, number: int) -> list[Sampled]:
-        """The examples of batch `number`, each with its epoch."""
+        """Returns (example, epoch) for each example of batch `number`."""
         return [(self.examples[row], epoch) for row, epoch in self.sample_rows(number)]
 
     def _with_first_epochs(self, examples: Sequence[TrainExample]) -> Sequence[TrainExample]:
-        """The examples with the first epoch in which each meets the current negatives."""
+        """Returns the examples with the first epoch in which each meets the current negatives."""
         epoch, place = self._before.since
         if not epoch and not place:
             return examples
@@ -217,9 +217,10 @@ def build_samplers(
     negatives: Sequence[Negatives | None] = (),
     before: Stream = Stream(),  # noqa: B008  (a tuple)
 ) -> list[TaskSampler]:
-    """A sampler for each task, which continues from the position in `before`.
+    """Returns a sampler for each task, which continues where earlier trainings stopped (`before`).
 
     Args:
+        shares: number of examples of each task in a batch.
         negatives: the mined negatives of each task; empty: no task has any.
     """
     mined = [each.fingerprint if each else "" for each in negatives] or [""] * len(tasks)

@@ -21,7 +21,7 @@ Active = npt.NDArray[np.bool_]
 
 
 class ScheduledTask(NamedTuple):
-    """A task as schedules see it: its phase, one of PHASES, and its number of examples."""
+    """What a schedule needs to know of a task: its phase, one of PHASES, and its number of examples."""
 
     phase: str
     size: int
@@ -49,10 +49,10 @@ class Plan(NamedTuple):
 
 
 class Schedule:
-    """Which tasks each step trains on, and the number of each task's batch.
+    """Tells for each step which tasks it trains on, and which batch of each task.
 
     Args:
-        active_ST: whether step s trains on task t.
+        active_ST: boolean [S, T]: whether step s trains on task t.
     """
 
     def __init__(self, active_ST: Active) -> None:
@@ -60,11 +60,11 @@ class Schedule:
         self._before_ST: npt.NDArray[np.int64] = np.cumsum(active_ST, axis=0) - active_ST
 
     def turns(self, step: int) -> list[tuple[int, int]]:
-        """For each task of a step, (task, number of its batch); a task's batches are numbered from 0, without gaps."""
+        """Returns (task, batch number) for each task of a step. A task's batches are numbered from 0 without gaps."""
         return [(task, int(self._before_ST[step, task])) for task in np.flatnonzero(self._active_ST[step]).tolist()]
 
     def count_batches(self, steps: int) -> list[int]:
-        """The number of batches of each task in the first `steps` steps."""
+        """Returns the number of batches of each task in the first `steps` steps."""
         counts: list[int] = self._active_ST[:steps].sum(axis=0).tolist()
         return counts
 
@@ -72,10 +72,10 @@ class Schedule:
 def plan_steps(
     settings: ObjectiveSettings, seed: int, tasks: Sequence[ScheduledTask], steps: int, before: int = 0
 ) -> Active:
-    """Which tasks each step trains on, [S, T], according to the settings' schedule.
+    """Returns which tasks each step trains on, boolean [S, T], for the schedule in the settings.
 
     Args:
-        before: number of steps in earlier trainings, whose random numbers are skipped.
+        before: number of steps of earlier trainings; their random numbers are skipped.
     """
     if settings.schedule == "alternating":
         return alternate(tasks, steps, settings.schedule_alpha, seed, before)
@@ -85,14 +85,14 @@ def plan_steps(
 
 
 def compute_odds(tasks: Sequence[ScheduledTask], alpha: float) -> npt.NDArray[np.float64]:
-    """The probability [T] that a step trains on each task: size^alpha, normalised."""
+    """Returns the probability [T] that a step trains on each task: size^alpha, normalised to sum to 1."""
     weights_T = np.array([task.size for task in tasks], dtype=np.float64) ** alpha
     odds_T: npt.NDArray[np.float64] = weights_T / weights_T.sum()
     return odds_T
 
 
 def alternate(tasks: Sequence[ScheduledTask], steps: int, alpha: float, seed: int, before: int = 0) -> Active:
-    """One task for each step, which depends only on the seed and the step, not on the number of steps."""
+    """Returns a schedule, boolean [S, T], in which each step trains on one task, chosen from the seed and the step."""
     random_S = generator(seed, "alternating").random(before + steps)[before:]
     task_S = np.searchsorted(compute_odds(tasks, alpha).cumsum()[:-1], random_S, side="right")
     active_ST: Active = task_S[:, None] == np.arange(len(tasks))
@@ -102,9 +102,9 @@ def alternate(tasks: Sequence[ScheduledTask], steps: int, alpha: float, seed: in
 def sequence_phases(
     tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0
 ) -> Active:
-    """All tasks of one phase, then of the next, and so on.
+    """Returns a schedule, boolean [S, T]: all tasks of the first phase, then all tasks of the next, and so on.
 
-    With probability `rehearsal` a step trains on an earlier phase instead, each equally likely.
+    With probability `rehearsal` a step trains on an earlier phase instead; all earlier phases are equally likely.
     """
     random_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
     active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
@@ -119,7 +119,7 @@ def sequence_phases(
 
 
 def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
-    """For each phase with tasks, (first step, step after the last)."""
+    """Returns (first step, step after the last) of each phase with tasks. `shares` are relative lengths of phases."""
     present = _present_phases(tasks, shares)
     whole = sum(present.values())
     ends = [round(steps * sum_ / whole) for sum_ in accumulate(present.values())]
@@ -127,14 +127,14 @@ def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[fl
 
 
 def find_last_phase(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], steps: int) -> int:
-    """The first step of the last phase with tasks; 0 if the schedule has no phases."""
+    """Returns the first step of the last phase with tasks; 0 if the schedule has no phases."""
     if settings.schedule != "sequential":
         return 0
     return max(start for start, stop in bound_phases(tasks, steps, parse_shares(settings)).values() if start < stop)
 
 
 def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], batches: Sequence[int]) -> int:
-    """The number of steps until every query (or, without queries, every passage) has been sampled once.
+    """Returns the number of steps in which every query is sampled once or, without queries, every passage.
 
     Args:
         batches: number of examples in a batch of each task.
@@ -153,12 +153,12 @@ def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask
 
 
 def parse_shares(settings: ObjectiveSettings) -> list[float]:
-    """The shares of the steps for the phases."""
+    """Returns the relative lengths of the phases, from the text of the setting `phase_shares`."""
     return [float(share) for share in settings.phase_shares.split(",")]
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0: linear up during the warm-up, then linear down to 0."""
+    """Returns the learning rate of a step, counted from 0: it rises linearly in the warm-up, then falls to 0."""
     rising = round(settings.warmup * steps)
     if step < rising:
         return settings.learning_rate * (step + 1) / rising
@@ -166,6 +166,6 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
 
 
 def _present_phases(tasks: Sequence[ScheduledTask], shares: Sequence[float]) -> dict[str, float]:
-    """Shares of the phases that have a task."""
+    """Returns the relative lengths of the phases that have a task."""
     found = {task.phase for task in tasks}
     return {phase: share for phase, share in zip(PHASES, shares, strict=True) if phase in found}

@@ -1,5 +1,4 @@
-"""A JSON Schema for the TOML files of `train`, with which editors complete and check them; made from the settings'
-rules.
+"""Makes a JSON Schema for the TOML files of `train`, with which editors complete and check these files.
 
 It describes each key separately. Rules that involve several keys (a setting that would do nothing, shares given twice)
 are checked only by `TrainSettings`, so a training may refuse a file that the schema accepts.
@@ -48,7 +47,7 @@ SCHEMAS: dict[Any, Schema] = {
 
 
 def schema_of(rules: Rules) -> Schema:
-    """The schema of one value: its type, ranges, choices, and pattern."""
+    """Returns the JSON Schema of a setting's value: its type, ranges, choices, and pattern."""
     kind, own = rules
     found = {**SCHEMAS[kind], **{name: own[rule] for rule, name in BOUNDS.items() if rule in own}}
     if "choices" in own:
@@ -66,11 +65,11 @@ def schema_of(rules: Rules) -> Schema:
 
 
 def described(key: str, rules: Rules, default: Any = None) -> Schema:
-    """The schema of one key, with its meaning, when it has an effect, and its default."""
+    """Returns the JSON Schema of a setting: its value, help text, default, and when it has an effect."""
     own = rules[1]
     text = own.get("help", "")
     if only := own.get("only"):
-        text += f"; with {only.goes_with} alone"
+        text += f"; has an effect only with {only.goes_with}"
     found = schema_of(rules) | {"description": text or key.replace("_", " ")}
     if default not in (None, "", (), {}):
         found["default"] = list(default) if isinstance(default, tuple) else default_word(default, own)
@@ -78,7 +77,7 @@ def described(key: str, rules: Rules, default: Any = None) -> Schema:
 
 
 def train_schema() -> Schema:
-    """The schema of a whole file: keys of all sections, tables [[episode]], and [tasks.NAME] or a list of tasks."""
+    """Returns the schema of a whole file: all settings, tables [[episode]], and [tasks.NAME] or a list of tasks."""
     keys = {key: described(key, RULES[key], DEFAULTS[key]) for key in TRAIN.keys}
     for title, section in SECTIONS.items():
         for key in rules_of(section).keys() & keys.keys():  # type: ignore[arg-type]
@@ -91,7 +90,7 @@ def train_schema() -> Schema:
         "title": keys["tasks"]["title"],
         "description": f"{KEYS['tasks'].metadata['help']}; or tables [tasks.NAME] with settings of single tasks",
     }
-    keys["episode"] = _list(_closed(table)) | {"description": "parts of the training, one after the other"}
+    keys["episode"] = _list(_closed(table)) | {"description": "episodes of the training, one after the other"}
     return {"$schema": DRAFT, "title": "settings of taco-ir train", **_closed(keys)}
 
 

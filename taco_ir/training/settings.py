@@ -1,6 +1,6 @@
 """All settings of a training, in nine sections: each key with its default, meaning and allowed values.
 
-In flags, TOML files and saved settings, keys are flat, without sections; `flags.py` reads and writes these.
+In flags, TOML files and saved settings, keys have no sections; `flags.py` reads these.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ HARD = Only(
     lambda run: RETRIEVES.acts(run) and (set(sources_of(run)) != {"none"} or not run.hard_negatives),
 )
 TUNES = Only(f"a tune other than {FULL}", lambda run: run.tune != FULL)
-READS = Only("tasks of reading", lambda run: run.reading != NOTHING)
-SELF_SUPERVISES = Only("tasks of self_supervised", lambda run: run.self_supervised != NOTHING)
+READS = Only("reading other than none", lambda run: run.reading != NOTHING)
+SELF_SUPERVISES = Only("self_supervised other than none", lambda run: run.self_supervised != NOTHING)
 ON_PASSAGES = Only(SELF_SUPERVISES.goes_with, lambda run: SELF_SUPERVISES.acts(run) or PRETRAINS.acts(run))
 SEVERAL_KINDS = Only("reading or self_supervised", lambda run: READS.acts(run) or SELF_SUPERVISES.acts(run))
 ALTERNATING = Only("schedule alternating", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "alternating")
 SEQUENTIAL = Only("schedule sequential", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "sequential")
 BY_TEMPERATURE = Only("shares temperature", lambda run: run.shares == "temperature")
 BATCHED = Only(
-    "tasks other than none, and shares in words, or as many as they are in all",
+    "tasks other than none, and shares that are a word or sum to batch_size",
     lambda run: RETRIEVES.acts(run) and run.batch_size == queries_of_step(run.shares, run.batch_size),
 )
 BY_EPOCHS = Only("steps auto", lambda run: not run.steps)
@@ -63,12 +63,12 @@ TABLES = tuple[Mapping[str, Any], ...]  # the type of a key
 
 
 def sources_of(run: Any) -> list[str]:
-    """The sources of negatives of all tasks."""
+    """Returns the sources of hard negatives, such as bm25, of all tasks."""
     return [table.get("negatives", run.negatives) for table in run.task_tables.values()] or [run.negatives]
 
 
 def queries_of_step(shares: str, batch: int) -> int:
-    """The number of queries in a step over all tasks: the sum of shares that are numbers, or the batch size."""
+    """Returns the number of queries in a step, over all tasks: the sum of `shares` if they are numbers, or `batch`."""
     return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
@@ -92,7 +92,7 @@ class RunSettings(Settings):
     )
     output: str = flag("", "folder to write checkpoints, logs and the trained model to", metavar="FOLDER")
     seed: int = flag(0, "random seed", min=0, max=2**32 - 1)
-    device: str = flag("cpu", "cpu, cuda, cuda:1, ...", metavar="DEVICE")
+    device: str = flag("cpu", "device to train on: cpu, cuda, cuda:1, ...", metavar="DEVICE")
     train_share: float = flag(
         1.0, "fraction of each task's train queries to use, sampled with the seed", above=0, max=1
     )
@@ -107,38 +107,36 @@ class EncoderSettings(Settings):
 
     pooling: str | None = flag(
         None,
-        "how a plain Hugging Face model makes one vector of its token vectors: the first token, the mean, the "
-        "last token, the model's own pooler, or the first decoder state (T5)",
+        "how a plain Hugging Face model makes one vector of its token vectors: first token, mean, first decoder "
+        "state (T5), last token, or the model's own pooler",
         choices=get_args(Pooling),
     )
     normalize: bool = flag(False, "scale vectors to length 1")
     prompts: bool = flag(True, "put the task's name before its queries")
     query_length: int = flag(
         0,
-        "cut queries after this many tokens; auto: the lengths of the TACO paper, 32 to 256 depending on the "
-        "task, and 4 more with prompts",
+        "cut queries after this many tokens; auto: as in TACO, 32 to 256 depending on the task, plus 4 with prompts",
         min=1,
         named=AUTO,
     )
     passage_length: int = flag(160, "cut passages after this many tokens", min=1)
     passage_template: str = flag(
         "{title} {text}",
-        "how title and text of a passage are joined; the fields are {title} and {text}",
+        "how to join title and text of a passage; the fields are {title} and {text}",
         test=is_template,
         allowed="a text with the fields {title} and {text}",
     )
     passage_prompt: str | None = flag(
-        None, "text to put before every passage, in addition to the template [default: the base model's]"
+        None, "text to put before every passage, in addition to the template [default: the base model's prompt]"
     )
     untied: bool = flag(False, "train separate encoders for queries and passages (two towers)")
-    head: int = flag(0, "add a linear layer on top, with this output width; none: no layer", min=1, named=NO)
+    head: int = flag(0, "add a linear layer on top, of this output width; none: no layer", min=1, named=NO)
     freeze_embeddings: bool = flag(False, "do not train the token embeddings")
     freeze_layers: int = flag(0, "do not train this many layers, counted from the lowest", min=0)
     roles: str = flag(
         NONE,
-        "how the encoder knows whether a text is a query, a passage or a reader's input: by token types, a "
-        "reserved token, a learned vector, a deep prompt for each, or adapters for each. What is added is "
-        "trained with everything else",
+        "how to mark queries, passages and a reader's inputs: by token types, a reserved token (marker), a learned "
+        "vector (embedding), or a deep prompt or adapter for each of the three",
         choices=ROLE_MARKS,
     )
     dropout: float = flag(-1.0, "dropout during training; auto: the model's own", min=0, below=1, named={"auto": -1})
@@ -150,8 +148,7 @@ class AdapterSettings(Settings):
 
     tune: str = flag(
         FULL,
-        "train the whole backbone (full), or freeze it and train adapters on it; bitfit trains only its biases "
-        "(not the pooler's, which do not affect vectors)",
+        "full: train the whole backbone; others: freeze the backbone and train adapters (bitfit: its biases)",
         choices=(FULL, *METHODS),
     )
     tune_width: int = flag(
@@ -163,8 +160,8 @@ class AdapterSettings(Settings):
     )
     tune_budget: str = flag(
         "",
-        "instead of a width, give a percentage with its sign: the largest width is used that has at most this share "
-        "of the backbone's parameters",
+        "instead of --tune-width: use the largest width with at most this percentage of the backbone's parameters, "
+        "such as 0.5%",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,
@@ -172,22 +169,21 @@ class AdapterSettings(Settings):
     tune_roles: str = flag(
         "shared",
         "which texts share an adapter. shared: all texts share one. tower: queries share one, passages another. "
-        "task: each task's queries have their own, and passages share one. task-frozen: as task, but passages "
+        "task: the queries of each task have their own, and passages share one. task-frozen: as task, but passages "
         "use the frozen backbone. query-frozen: queries share one, and passages use the frozen backbone",
         choices=ROLES,
         only=TUNES,
     )
     tune_positions: str | None = flag(
         None,
-        "for prompts: where the position ids of a text start, after the prompt (shifted) or at 0 (plain); by "
-        "default shifted for prompt, plain for prefix and mam",
+        "where the position ids of a text start if adapters are prompts: after the prompt (shifted) or at 0 "
+        "(plain) [default: shifted with --tune prompt, plain with prefix and mam]",
         choices=(SHIFTED, PLAIN),
         only=TUNES,
     )
     tune_reparameterise: bool = flag(
         False,
-        "train prompts through an embedding and a two-layer network; the saved model contains only the resulting "
-        "prompts",
+        "train prompts through an embedding and a two-layer network; only the resulting prompts are saved",
         only=TUNES,
     )
 
@@ -196,29 +192,28 @@ class AdapterSettings(Settings):
 class BatchSettings(Settings):
     """Settings for retrieval batches and their contrastive loss."""
 
-    batch_size: int = flag(64, "queries in a batch, over all tasks", min=1, only=BATCHED)
+    batch_size: int = flag(64, "number of queries in a batch, over all tasks", min=1, only=BATCHED)
     shares: str = flag(
         "temperature",
-        "how a batch is divided among the tasks: proportional (to their numbers of queries), temperature (the same, "
-        "evened out), uniform (equal parts), or whole numbers such as 16,8,8, which replace the batch size",
+        "how to divide a batch among the tasks: proportional (to their numbers of queries), temperature (the same, "
+        "but more even), uniform (equal parts), or a number for each task, such as 16,8,8, instead of a batch size",
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
     share_temperature: float = flag(
         4.0,
-        "temperature c of the shares, which are proportional to (the task's fraction of all queries)^(1/c); a "
-        "larger c makes them more even",
+        "with --shares temperature: each task's part of a batch is proportional to (its number of queries)^(1/c); "
+        "a larger c makes the parts more equal",
         above=0,
         only=BY_TEMPERATURE,
     )
     hard_negatives: int = flag(
         1,
-        "hard negatives for each query, in addition to the other queries' passages; each epoch uses the next "
-        "ones in the list",
+        "number of hard negatives for each query, besides in-batch negatives; each epoch uses the next ones",
         min=0,
         only=HARD,
     )
-    multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
+    multi_positive: bool = flag(False, "use all passages of an evidence set as positives", only=RETRIEVES)
     cross_device: bool = flag(True, "use the passages of all processes as negatives")
     temperature: float = flag(
         0.0, "divide scores by this; auto: 1, or 0.05 if vectors are normalised", above=0, named=AUTO, only=COMPARES
@@ -235,29 +230,28 @@ class ObjectiveSettings(Settings):
     )
     self_supervised: tuple[str, ...] = flag(
         NOTHING,
-        "self-supervised tasks to train on passages as well: mlm, inverse_cloze, or both",
+        "self-supervised tasks to train on passages in addition: mlm, inverse_cloze, or both",
         test=lambda names: tuple(names) == NOTHING or set(names) <= set(SELF_SUPERVISED),
         allowed=f"none, or some of {', '.join(SELF_SUPERVISED)}",
     )
     schedule: str = flag(
         "joint",
         "joint: every step trains all tasks. alternating: each step trains one task. sequential: first "
-        "self-supervised tasks, then retrieval, then reading; only in the last of these phases does validation "
+        "self-supervised tasks, then retrieval, then reading; only validations in the last of these phases "
         "choose the best model and count for --patience",
         choices=SCHEDULES,
         only=SEVERAL_KINDS,
     )
     schedule_alpha: float = flag(
         0.5,
-        "with --schedule alternating: sample a task with probability proportional to its size to this power",
+        "with --schedule alternating: a task is sampled in proportion to (its number of examples)^alpha",
         min=0,
         max=1,
         only=ALTERNATING,
     )
     phase_shares: str = flag(
         "1,1,1",
-        "with --schedule sequential: how the steps are divided between self-supervised tasks, retrieval and reading; "
-        "phases without tasks are skipped",
+        "with --schedule sequential: relative numbers of steps for self-supervised tasks, retrieval and reading",
         test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
         allowed="three numbers above 0, as in 1,2,1",
         only=SEQUENTIAL,
@@ -269,15 +263,15 @@ class ObjectiveSettings(Settings):
         below=1,
         only=SEQUENTIAL,
     )
-    reading_batch: int = flag(16, "questions in a batch, for each reading task", min=1, only=READS)
+    reading_batch: int = flag(16, "questions in a batch of each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
-        "beside each gold passage, read at most this many mined passages without an answer, also in validation",
+        "read each question with a gold passage and at most this many mined passages without an answer",
         min=0,
         only=READS,
     )
     reading_weight: float = flag(1.0, "multiply the loss of reading tasks by this", above=0, only=READS)
-    passage_batch: int = flag(16, "passages in a batch, for each self-supervised task", min=2, only=SELF_SUPERVISES)
+    passage_batch: int = flag(16, "passages in a batch of each self-supervised task", min=2, only=SELF_SUPERVISES)
     passage_weight: float = flag(
         1.0, "multiply the loss of self-supervised tasks by this", above=0, only=SELF_SUPERVISES
     )
@@ -290,18 +284,17 @@ class ObjectiveSettings(Settings):
     )
     objective: tuple[str, ...] = flag(
         NOTHING,
-        f"parts of the pre-training loss, which are summed: some of {', '.join(PARTS)}",
+        f"parts of the pre-training loss, which are summed: one or more of {', '.join(PARTS)}",
         metavar="PART",
         words=(*PARTS, *NOTHING),
     )
     span_from: str = flag(
         "passage",
-        "where the two spans of a positive pair come from: the same passage, without overlap, or two passages of "
-        "the same page",
+        "where the two spans of a pair come from: one passage, without overlap, or two passages of one page",
         choices=("passage", "page"),
         only=CONTRASTS,
     )
-    length: int = flag(128, "tokens in a span at most, special tokens included", min=2 * MIN_SPAN, only=PRETRAINS)
+    length: int = flag(128, "maximum tokens in a span, including special tokens", min=2 * MIN_SPAN, only=PRETRAINS)
     mask_share: float = flag(
         0.15, "fraction of the tokens that mlm and condenser mask and predict", above=0, max=0.5, only=MASKS
     )
@@ -311,14 +304,14 @@ class ObjectiveSettings(Settings):
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of tasks, in the order in which a step trains them: names in `objectives.OBJECTIVES`."""
+        """Names of the kinds of tasks, as in `objectives.OBJECTIVES`, in the order in which a step trains them."""
         if self.pretrains:
             return ["documents"]
         return ["retrieval", "reading", *(name for name in self.self_supervised if (name,) != NOTHING)]
 
     @property
     def shared(self) -> bool:
-        """Whether there are tasks other than retrieval."""
+        """Whether reading or self-supervised tasks are trained."""
         return SEVERAL_KINDS.acts(self)
 
     @property
@@ -359,23 +352,22 @@ class OptimiserSettings(Settings):
         named=NO,
     )
     precision: str = flag("float32", "number format the encoder computes in", choices=("float32", "bf16"))
-    gradient_checkpointing: bool = flag(False, "use less memory, but a fifth to a third more time")
+    gradient_checkpointing: bool = flag(False, "save memory; a step takes a fifth to a third longer")
 
 
 @dataclass(frozen=True)
 class WeightingSettings(Settings):
-    """Settings for how the gradients of several tasks become one update."""
+    """Settings for how the gradients of several tasks are combined into one update."""
 
     weighting: str = flag(
         "naive", "how to combine the gradients of the tasks into one update", choices=tuple(WEIGHTINGS)
     )
     weighting_options: Mapping[str, Any] = flag(
         {},
-        "options of the weighting, such as tau=2 beta=0.999; for static, the weight of each task, such as nq=2 "
-        "fever=0.5",
+        "options of the weighting, such as tau=2 beta=0.999; for static, weights of tasks, such as nq=2 fever=0.5",
     )
-    keep_optimizer: bool = flag(False, "keep the optimiser state of the previous episode")
-    keep_importance: bool = flag(False, "keep the weighting's state of the previous episode", only=REMEMBERS)
+    keep_optimizer: bool = flag(False, "start with the optimiser state of the previous episode")
+    keep_importance: bool = flag(False, "start with the weighting's state of the previous episode", only=REMEMBERS)
 
 
 @dataclass(frozen=True)
@@ -424,20 +416,19 @@ class ValidationSettings(Settings):
     )
     log_dose: int = flag(
         20,
-        "log the weighting's dose every N steps: how far its update is from the mean of the tasks' gradients; "
-        "none: never",
+        "log the dose every N steps: how far updates are from the mean of the tasks' gradients; none: never",
         min=1,
         named=NO,
     )
     track: tuple[str, ...] = flag(
         NOTHING,
-        f"also send the log to experiment trackers: some of {', '.join(TRACKERS)}",
+        f"also send the log to experiment trackers: one or more of {', '.join(TRACKERS)}",
         metavar="NAME",
         words=(*TRACKERS, *NOTHING),
     )
     held_out: int = flag(
         128,
-        "measure the loss on this many documents, which are not trained on; none: do not measure",
+        "hold out this many documents from training and measure the loss on them; none: do not measure",
         min=1,
         named=NO,
         only=PRETRAINS,
@@ -446,31 +437,31 @@ class ValidationSettings(Settings):
 
 @dataclass(frozen=True)
 class TaskSettings(Settings):
-    """Settings for one task, in a table [tasks.NAME]; None: use the training's setting."""
+    """Settings for one task, in a table [tasks.NAME]. None: use the training's setting."""
 
     collection: str | None = flag(
-        None, "where its passages and queries come from", test=lambda text: text != "", allowed="a collection"
+        None, "where the task's passages and queries come from", test=lambda text: text != "", allowed="a collection"
     )
     task: str | None = flag(
-        None, "its name in that collection; by default the table's", test=lambda text: text != "", allowed="a task"
+        None, "the task's name in that collection [default: NAME]", test=lambda text: text != "", allowed="a task"
     )
-    prompt: str | None = flag(None, "text before its queries")
-    query_length: int | None = flag(None, "tokens of a query at most, with the prompt", min=1)
-    passage_length: int | None = flag(None, "tokens of a passage in its batches, at most", min=1)
-    share: int | None = flag(None, "its queries of a batch; tasks without one divide the rest", min=1)
-    hard_negatives: int | None = flag(None, "hard negatives of a query", min=0)
+    prompt: str | None = flag(None, "text to put before the task's queries")
+    query_length: int | None = flag(None, "maximum number of tokens of a query, including the prompt", min=1)
+    passage_length: int | None = flag(None, "maximum number of tokens of a passage in the task's batches", min=1)
+    share: int | None = flag(None, "the task's queries in a batch; tasks without a share divide the rest", min=1)
+    hard_negatives: int | None = flag(None, "number of hard negatives for each query", min=0)
     negatives: str | None = flag(
         None,
-        "where its hard negatives come from",
+        "where the task's hard negatives come from",
         test=lambda text: text != "",
         allowed="bm25, ance, given, none, or a file of taco_ir.mine",
     )
-    temperature: float | None = flag(None, "scores are divided by it", above=0)
-    weight: float = flag(1.0, "factor of its loss, before the weighting of tasks", above=0)
+    temperature: float | None = flag(None, "divide scores by this", above=0)
+    weight: float = flag(1.0, "multiply the task's loss by this, before the weighting of tasks", above=0)
 
     @property
     def given(self) -> Values:
-        """The settings that differ from their default."""
+        """The settings that differ from their defaults, by key."""
         return {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) != entry.default}
 
 
@@ -479,11 +470,11 @@ class TrainSettings:
     """All settings of a training, given as flat keys: `TrainSettings(model="bert-base-uncased", output="my-run")`.
 
     Attributes:
-        episodes: tables of keys for each episode of the training, in order.
-        task_tables: settings of single tasks, by name; files and arguments call them `tasks`.
+        episodes: for each episode of the training, in order, the keys that differ from the other settings.
+        task_tables: settings of single tasks, by name; in files and arguments they are part of `tasks`.
 
     Raises:
-        InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
+        InputError: if a key is unknown, a value is not allowed, or a value has no effect and is not the default.
 
     Examples:
         >>> settings = taco_ir.TrainSettings(model="bert-base-uncased", output="my-run", pooling="mean", epochs=2)
@@ -559,42 +550,42 @@ class TrainSettings:
         if hard is not None and left < max(hard, 1):
             raise InputError(
                 f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} "
-                f"leave {max(left, 0)} negatives for each query; hard_negatives {hard} needs at least "
-                f"{max(hard, 1)}"
+                f"leave {max(left, 0)} negatives for each query, but hard_negatives {hard} needs at least "
+                f"{max(hard, 1)}; raise mine_depth and mine_keep, or lower mine_skip"
             )
 
     def _check_shares(self) -> None:
-        """Raise InputError where queries of a batch are given twice: by tables of tasks and for all tasks."""
+        """Raises InputError if queries of a batch are given twice: for single tasks and for all tasks."""
         shares = {name: own.share for name, own in self.task_tables.items() if own.share is not None}
         if shares and not self.batch.shares.isalpha():
             name, share = next(iter(shares.items()))
             raise InputError(
-                f"tasks.{name}.share is {share}, and shares is {self.batch.shares!r}; leave one of them out"
+                f"tasks.{name}.share is {share}, and shares is {self.batch.shares!r}; leave one of the two out"
             )
 
     def flat(self) -> Values:
-        """All keys with their values, in the form of files; includes `task_tables` only if there are any."""
+        """Returns all settings by key, as files store them; `task_tables` is left out if no task has any."""
         values = {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
         tables = {name: own.given for name, own in self.task_tables.items()}
         return values | {"episodes": self.episodes} | ({"task_tables": tables} if tables else {})
 
     def replace(self, **keys: Any) -> TrainSettings:
-        """The same settings with some keys changed; keys that then have no effect get their defaults."""
+        """Returns the same settings with some keys changed. Keys that then have no effect get their defaults."""
         keys = checked_keys(keys, (*KEYS, "episodes", "task_tables"), "")
         return TrainSettings(**_drop_idle({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:
-        """The settings of each episode in order; without episodes, only these settings."""
+        """Returns the settings of each episode in order. Without episodes, these settings are the only ones."""
         tables = [table for table in self.episodes for _ in range(table.get("repeat", 1))]
         return [self.of_episode(table) for table in tables] or [self]
 
     def of_episode(self, table: Mapping[str, Any]) -> TrainSettings:
-        """These settings, changed by an episode's table."""
+        """Returns the settings of an episode: these settings, changed by the keys in the episode's table."""
         own = {key: value for key, value in table.items() if key != "repeat"}
         return TrainSettings(**_drop_idle(merge({**self.flat(), "episodes": ()}, own), own))
 
     def check_episodes(self) -> None:
-        """Raise InputError if a weighting does not fit the schedule, or an episode cannot continue the one before."""
+        """Raises InputError if a weighting does not fit the schedule, or an episode cannot continue the one before."""
         episodes = self.each_episode()
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
@@ -620,7 +611,7 @@ class TrainSettings:
         if self.adapters.tune_reparameterise and (count := len(episodes)) > 1:
             raise InputError(
                 f"tune_reparameterise is possible only with one episode, and there are {count}: an episode saves "
-                "only the prompts' vectors; leave it out, or give one episode"
+                "only the prompts' vectors; leave tune_reparameterise out, or give one episode"
             )
 
 
@@ -648,27 +639,27 @@ RULES: dict[str, Rules] = {
 
 
 def require(values: Mapping[str, Any], said: Callable[[str], str] = str) -> None:
-    """Raise InputError for settings without a model or an output; messages write a key as `said(key)`."""
+    """Raises InputError if the model or the output is not set. `said(key)` is the name of a key in the message."""
     for key in ("model", "output"):
         if not values.get(key):
             raise InputError(f"{said(key)} is needed: {KEYS[key].metadata['help']}")
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """The keys without effect, given these values (others at their default), each with when it has one."""
+    """Returns the keys that have no effect with these values (others: defaults), and with which settings they would."""
     whole = SimpleNamespace(**{**DEFAULTS, "task_tables": {}, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
 
 
 def idle_in_run(values: Mapping[str, Any]) -> dict[str, str]:
-    """The keys that have no effect in any episode, as in `idle_keys`."""
+    """Returns the keys that have no effect in any episode, in the form of `idle_keys`."""
     first, *others = (idle_keys(merge(values, table)) for table in values.get("episodes") or [{}])
     return {key: goes_with for key, goes_with in first.items() if all(key in each for each in others)}
 
 
 def drop_idle(values: Mapping[str, Any]) -> Values:
-    """The values that have an effect, also in episodes."""
+    """Returns the values that have an effect; those without are removed from the tables of episodes too."""
     found = _drop_idle(values, ())
     if "episodes" in values:
         found["episodes"] = tuple(
@@ -679,20 +670,20 @@ def drop_idle(values: Mapping[str, Any]) -> Values:
 
 
 def _drop_idle(values: Mapping[str, Any], kept: Collection[str]) -> Values:
-    """The values that have an effect, and those to keep in any case."""
+    """Returns the values that have an effect, and those in `kept`."""
     idle = idle_in_run(values)
     return {key: value for key, value in values.items() if key in kept or key not in idle}
 
 
 def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` changed by `given`, without values that no longer have an effect."""
+    """Returns `base` changed by `given`. Values of `base` that lose their effect by this are left out."""
     found = merge(base, given)
     left = idle_in_run(found).keys() - idle_in_run(base).keys() - given.keys()
     return {key: value for key, value in found.items() if key not in left}
 
 
 def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` changed by `given`; another weighting drops the old options, and epochs drop the number of steps."""
+    """Returns `base` changed by `given`. Another weighting drops the old options; epochs drop the number of steps."""
     found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
@@ -706,14 +697,14 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
 def checked_keys(
     values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str
 ) -> Values:
-    """Check values, also those in episodes, and convert them to the types of their keys.
+    """Checks values by key, also in episodes; returns them in the types of their keys.
 
     Args:
         where: text to put before a key in messages.
-        said: how messages write a key.
+        said: gives the name of a key in messages.
 
     Raises:
-        InputError: naming key, value and what is allowed.
+        InputError: if a key is not in `allowed`, or a value is not allowed.
     """
     found: Values = {}
     for key, value in values.items():
@@ -721,8 +712,7 @@ def checked_keys(
             reason = f"unknown key {key!r}; {suggest(key, allowed)}"
             if key in KEYS and "repeat" in allowed:
                 reason = (
-                    f"key {key!r} can be set only for the whole training, not for an episode; valid: "
-                    f"{', '.join(allowed)}"
+                    f"key {key!r} can be set only for the whole training; allowed in an episode: {', '.join(allowed)}"
                 )
             raise InputError(f"{where}{reason}")
         if key == "task_tables" or (key == "tasks" and isinstance(value, Mapping)):
@@ -738,7 +728,7 @@ def checked_keys(
 
 
 def check_tables(tables: Mapping[str, Any], where: str) -> dict[str, Values]:
-    """Check the settings of single tasks, by name. Raises: InputError naming table, key and value."""
+    """Checks the settings of single tasks, by name; returns them. Raises InputError naming table, key and value."""
     if not isinstance(tables, Mapping) or not tables:
         raise InputError(f"{where}tasks is {abbreviate(tables)}; it must be a list of names, or tables [tasks.NAME]")
     rules, found = rules_of(TaskSettings), {}
@@ -755,12 +745,12 @@ def check_tables(tables: Mapping[str, Any], where: str) -> dict[str, Values]:
 
 
 def _named_tables(tables: Mapping[str, Any]) -> dict[str, TaskSettings]:
-    """Settings of tasks by canonical name. Raises: InputError for two tables of one task."""
+    """Returns settings of tasks by canonical name. Raises InputError for two tables of one task."""
     found: dict[str, TaskSettings] = {}
     given: dict[str, str] = {}
     for spelled, values in (check_tables(tables, "") if tables else {}).items():
         name = canonical_task(spelled)
         if name in found:
-            raise InputError(f"tasks.{given[name]} and tasks.{spelled} are one task, {name}; leave one of them out")
+            raise InputError(f"tasks.{given[name]} and tasks.{spelled} are the same task {name}; leave one out")
         found[name], given[name] = TaskSettings(**values), spelled
     return found

@@ -1,4 +1,4 @@
-"""An encoder for retrieval, reading and masked tokens together; its model folder works in search, answer and train."""
+"""An encoder for retrieval, reading and masked tokens; the commands search, answer and train can use its folder."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ QUESTION_TOKENS = 64
 
 
 class SharedEncoder(DualEncoder):
-    """A tied encoder with heads for reading and masked tokens.
+    """One encoder for queries and passages, with heads for reading and masked tokens.
 
     Attributes:
         inputs: builds the reader's inputs; set by `add_reader`.
-        words: the tokens for masking texts; set by `add_mlm`.
+        words: the token ids for masking texts; set by `add_mlm`.
     """
 
     inputs: InputBuilder
@@ -49,7 +49,7 @@ class SharedEncoder(DualEncoder):
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
         if untied:
             raise InputError(
-                f"{folder}: it has two towers, but reading and self-supervised tasks need a single encoder; leave "
+                f"{folder}: there are two towers, but reading and self-supervised tasks need a single encoder; leave "
                 "out the setting untied, or these tasks"
             )
         super().__init__(folder, config, False)
@@ -57,10 +57,10 @@ class SharedEncoder(DualEncoder):
         self.mlm: MaskedLanguageHead | None = None
 
     def add_reader(self, folder: Path, limits: ReaderConfig) -> None:
-        """Add the reader's head in `folder`, or a new one. Raises: InputError for an unsuitable encoder."""
+        """Adds the reader's head: the one in `folder`, or a new one. Raises InputError if the encoder does not fit."""
         if self.config.pooling == "decoder":
             raise InputError(
-                f"{folder}: pooling 'decoder' makes one vector per text, but reading needs one per token; use "
+                f"{folder}: pooling 'decoder' makes one vector per text, but reading needs a vector per token; use "
                 "pooling first or mean"
             )
         width = int(self.backbone("passage").config.hidden_size)  # type: ignore[union-attr,arg-type]
@@ -69,14 +69,14 @@ class SharedEncoder(DualEncoder):
         if self.inputs.longest > (limit := ModelFolder(folder).longest):
             raise InputError(
                 f"query_length {limits.question} and passage_length {limits.passage} make inputs of "
-                f"{self.inputs.longest} tokens; {folder} allows at most {limit}"
+                f"{self.inputs.longest} tokens; lower them, because {folder} allows at most {limit}"
             )
 
     def add_mlm(self, folder: Path) -> None:
-        """Add the masked-language head in `folder`, or a new one. Raises: InputError for a tokenizer without a mask."""
+        """Adds the head in `folder` for masked tokens, or a new one. Raises InputError if there is no mask token."""
         words = vocabulary_of(self._tokenizers["passage"])
         if words.mask is None:
-            raise InputError(f"{folder}: its tokenizer has none of {', '.join(MASKS)}, which mlm needs")
+            raise InputError(f"{folder}: mlm needs a tokenizer that has one of {', '.join(MASKS)}; leave mlm out")
         if (marker := self._marks["passage"].marker(Role.PASSAGE)) is not None:
             words = words._replace(before=np.append(words.before, marker))
         self.words = words
@@ -84,13 +84,13 @@ class SharedEncoder(DualEncoder):
         self.mlm.load(folder)
 
     def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
-        """Tokenise queries of a task; sentences, which are the queries of inverse cloze, get no prompt."""
+        """Tokenises the queries of a task. In inverse cloze, queries are sentences and have no prompt."""
         if task != INVERSE_CLOZE:
             return super().tokenize_queries(texts, task)
         return self._tokenize("passage", "passage", texts, self.config.query_length, Role.QUERY)
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D], or for texts with labels the summed cross-entropy [B, 1] of their masked tokens."""
+        """Returns vectors [B, D] or, for texts with labels, the summed cross-entropy [B, 1] of their masked tokens."""
         if texts[0].labels is None or self.mlm is None:
             return super().forward(texts)
         ids_BL, mask_BL, marks = self.pad_texts("passage", texts)
@@ -100,7 +100,7 @@ class SharedEncoder(DualEncoder):
         return self.mlm(states_BLH, labels_BL, word_embeddings(self.backbone("passage")))[:, None]  # type: ignore[no-any-return]
 
     def logits(self, inputs: Sequence[ReaderInput]) -> Logits:
-        """The head's logits of N inputs, computed in chunks of similar length and padded to the longest."""
+        """Returns the reader's logits of N inputs, padded to the longest; similar lengths are computed together."""
         assert self.reader is not None
         backbone, marks = self.backbone("passage"), self._marks["passage"]
         chunks = chunk_by_length([len(each.ids) for each in inputs], self.device)
@@ -110,7 +110,7 @@ class SharedEncoder(DualEncoder):
         return join_logits(parts, [i for chunk in chunks for i in chunk])
 
     def as_reader(self) -> Reader:
-        """A reader with these weights; the model is left in evaluation mode."""
+        """Returns a reader that shares these weights, and puts the model in evaluation mode."""
         assert self.reader is not None
         learned = self.tower_modules("passage").get("roles")
         backbone, tokenizer, limits = self.backbone("passage"), self._tokenizers["passage"], self.inputs.config

@@ -25,11 +25,12 @@ from taco_ir.weighting.fixed import Naive
 
 
 class StepResult(NamedTuple):
-    """The losses and gradient norms of a step by task, and the weighting's report.
+    """The result of a training step.
 
     Attributes:
-        report: the weighting's report; None if the step was skipped because gradients of the tasks in `not_finite` are
-            infinite or NaN.
+        losses, norms: loss and norm of the gradient, by task.
+        report: the weighting's report; None if the step was skipped.
+        not_finite: the tasks with infinite or NaN gradients, because of which the step was skipped.
         cosines: cosines between the tasks' gradients; None in steps that do not log them.
     """
 
@@ -41,16 +42,16 @@ class StepResult(NamedTuple):
 
 
 class MultiTaskStep:
-    """Computes the update of a step from all its tasks; up to rounding, it is the same for any number of processes.
+    """Computes the update of a step from the gradients of its tasks; it is the same for any number of processes.
 
     Args:
-        weighting: combines the gradients of all tasks; a step with only some of them takes the mean of their gradients.
-        schedule: which tasks each step trains on; None: all.
+        weighting: combines the gradients of all tasks. If a step has only some tasks, their mean gradient is used.
+        schedule: tells which tasks each step trains on; None: all.
         log_cosines: compute the cosines between the tasks' gradients every N steps; 0: never.
-        log_dose: measure the dose every N steps; 0: never.
+        log_dose: measure every N steps how far the update is from the mean of the gradients; 0: never.
 
     Attributes:
-        dose: measures the dose of the last step, after the optimiser.
+        dose: measures this for the last step, after the optimiser.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MultiTaskStep:
         self.dose = DoseMeter(self.params, weighting, log_dose)
 
     def __call__(self, step: int, progress: float) -> StepResult:
-        """Leave the combined gradient of a step in .grad of the parameters; none where a task's is not finite."""
+        """Leaves the combined gradient of a step in `.grad`; None if a task's gradient is not finite."""
         losses: dict[str, float] = {}
         norms, not_finite = {}, []
         compared = self._log_cosines > 0 and step % self._log_cosines == 0
@@ -120,7 +121,7 @@ class MultiTaskStep:
         return StepResult(losses, norms, report, not_finite, cosines)
 
     def turns(self, step: int) -> list[tuple[Objective, int]]:
-        """The tasks of a step, each with the number of its batch."""
+        """Returns (task, number of its batch) for each task of a step."""
         if self._schedule is None:
             return [(objective, objective.sampler.first + step) for objective in self.objectives]
         return [
@@ -129,16 +130,16 @@ class MultiTaskStep:
         ]
 
     def positions_after(self, steps: int) -> dict[str, StreamPosition]:
-        """The position in each task's examples after `steps` steps of this training."""
+        """Returns the position in each task's examples after `steps` steps of this training."""
         batches = self._schedule.count_batches(steps) if self._schedule else [steps] * len(self.objectives)
         return {each.task: each.sampler.position_after(own) for each, own in zip(self.objectives, batches, strict=True)}
 
 
 def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: Sequence[str]) -> TaskWeighting:
-    """The weighting that the settings name, for a model's trainable parameters and these tasks.
+    """Makes the weighting that the settings name, for the trainable parameters of a model and these tasks.
 
     Raises:
-        InputError: for an unknown option of the weighting, or a value that is not allowed.
+        InputError: if the weighting does not have an option, or the option's value is not allowed.
     """
     params = [param for _, param in model.trained_parameters()]
     tables = {id(table.weight) for table in model.large_tables()}
@@ -146,7 +147,7 @@ def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: Seque
 
 
 def check_weighting(settings: WeightingSettings, tasks: Sequence[str]) -> None:
-    """Raise the errors of `make_weighting` early, before a model is loaded."""
+    """Raises the errors of `make_weighting`, before a model is loaded."""
     _weighting(settings, [Parameter(torch.zeros(1))], tasks, [])
 
 

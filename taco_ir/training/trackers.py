@@ -1,9 +1,8 @@
-"""Experiment trackers, which show the curves of many trainings side by side: each is one class, listed in `TRACKERS`.
+"""Sends the curves of trainings to experiment trackers. Each tracker is a class, listed in `TRACKERS`.
 
-Trackers get the lines of a training's log. If a tracker fails, it is reported and left out, and training goes on.
-`trackers.json` in the training's folder keeps the name of the training in each tracker, so that a resumed training
-continues there. Steps since the last checkpoint are then sent again, with the same values. A tracker added later first
-gets all earlier lines.
+Trackers get the lines of a training's log. If a tracker fails, this is reported, and training goes on without it.
+`trackers.json` in the training's folder has the training's name in each tracker, so that a resumed training continues
+there. Steps since the last checkpoint are then sent again, with the same values. A new tracker first gets all lines.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ Values = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """The interface of a tracker, to which curves are sent.
+    """Interface of experiment trackers.
 
     Args:
-        output: folder of the training, whose name is the run's name.
-        settings: the training's settings, to show beside the curves.
+        output: folder of the training; its name is the name of the run.
+        settings: the training's settings, which the tracker shows with the curves.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None: ...
 
     def open(self, run: str | None) -> str:
-        """Begin a run, or continue the one with this name; returns its name."""
+        """Begins a run (None), or continues the run with this name; returns the name."""
 
     def send(self, step: int, values: Values) -> None:
-        """Send numbers by name, such as loss/nq."""
+        """Sends numbers of a step by name, such as loss/nq."""
 
     def flush(self) -> None:
-        """Make sure that nothing sent so far can be lost."""
+        """Makes sure that all numbers sent so far are stored."""
 
     def close(self) -> None:
         """Called when the training ends or is stopped."""
@@ -86,7 +85,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends curves to Weights & Biases, or with WANDB_MODE=offline keeps them in the training's folder."""
+    """Sends curves to Weights & Biases. With WANDB_MODE=offline, they stay in the training's folder."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
@@ -117,9 +116,9 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Sends curves to MLflow, at MLFLOW_TRACKING_URI or else in `mlflow.db` in the training's folder.
+    """Sends curves to MLflow: to MLFLOW_TRACKING_URI or, if it is not set, to `mlflow.db` in the training's folder.
 
-    Each message is a transaction, which takes longer than a small step, so several lines are sent together.
+    Each message takes longer than a small step, so several lines are sent together.
     """
 
     NAMES = re.compile(r"[^\w\-. :/]")  # what may not be in names
@@ -169,7 +168,7 @@ class MLflow:
 
 
 class Trackio:
-    """Sends curves to trackio, in its own folder (TRACKIO_DIR)."""
+    """Sends curves to trackio, which stores them in its own folder (TRACKIO_DIR)."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
@@ -193,7 +192,7 @@ class Trackio:
 
 
 class Tracked(Watcher):
-    """Passes the lines of a training's log to a tracker, as long as the tracker works."""
+    """Passes the lines of a training's log to a tracker. After an error of the tracker, no more lines are passed."""
 
     def __init__(self, name: str, output: Path, settings: Mapping[str, Any]) -> None:
         self._name, self._file = name, output / TRACKERS_FILE
@@ -224,29 +223,31 @@ class Tracked(Watcher):
         self._open = False
 
     def _begin(self) -> None:
-        """Open the run. Raises: InputError where that fails, before any step is made."""
+        """Opens the run. Raises InputError if this fails, so that no step is made."""
         if self._open:
             return
         try:
             run = self._tracker.open(self._known)
         except Exception as error:
-            raise InputError(f"--track {self._name}: {_first_line(error)}") from error
+            raise InputError(
+                f"--track {self._name}: {_first_line(error)}; correct this, or leave out this tracker"
+            ) from error
         write_json(self._file, read_runs(self._file) | {self._name: run})
         self._open = True
 
     def _try(self, action: Callable[[], None]) -> None:
-        """Training never ends because a tracker does: its failure is told once."""
+        """Reports the first error of a tracker; an error never ends the training."""
         if self._failed:
             return
         try:
             action()
         except Exception as error:
             self._failed = True
-            log.warning("--track %s: %s; the log goes on without it", self._name, _first_line(error))
+            log.warning("--track %s: %s; training goes on without it", self._name, _first_line(error))
 
 
 def follow(output: Path, names: Sequence[str], settings: Mapping[str, Any]) -> Watchers:
-    """The watchers of a training: its page of learning curves, and the trackers with these names."""
+    """Returns the watchers of the training in `output`: its page of learning curves, and the named trackers."""
     return Watchers(output, [CurvesPage(output), *(Tracked(name, output, settings) for name in named(names))])
 
 
@@ -255,19 +256,19 @@ def named(names: Sequence[str]) -> list[str]:
 
 
 def require_packages(names: Sequence[str]) -> None:
-    """Raise InputError for a tracker that is not installed; called at the start, before any mining."""
+    """Raises InputError if a tracker is not installed. Called at the start, before anything is mined."""
     for name in named(names):
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"--track {name} needs the package {name}; `pip install {name}`")
+            raise InputError(f"--track {name} needs the package {name}; run `pip install {name}`")
 
 
 def read_runs(path: Path) -> dict[str, str]:
-    """The name of a training's run in each tracker."""
+    """Reads the name of a training's run in each tracker; empty if the file is missing."""
     return read_json(path, dict[str, str], f"remove {path}, and new runs begin") if path.is_file() else {}
 
 
 def numbers(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in a log line by name: loss/nq for tasks, cosine/nq/fever for pairs of tasks."""
+    """Yields (name, number) for each number in a log line: loss/nq for a task, cosine/nq/fever for a pair of tasks."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{before}{key}/")

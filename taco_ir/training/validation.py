@@ -1,4 +1,4 @@
-"""Validation during training: page R-precision in a fixed pool of passages for each task, and EM of reading tasks."""
+"""Validation during training: page R-precision in a fixed pool of passages for each task, exact match for reading."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ HITS = 20  # more than any evidence set has pages, with room for passages of one
 
 
 class Pool(NamedTuple):
-    """A task's validation queries, and the docids to rank for each: gold, hard, then random passages, without repeats.
+    """The validation queries of a task, and the passages to rank for them.
 
     Attributes:
-        hard: docids of a query's hard passages, by qid.
+        docids: the passages to rank: gold ones, hard ones, then random ones, without repeats.
+        hard: docids of hard passages, by query id.
         random: docids sampled from the whole collection.
     """
 
@@ -44,7 +45,7 @@ class Pool(NamedTuple):
     random: Sequence[str] = ()
 
     def sample_distractors(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
-        """A query's own hard passages, then `random` random ones, sampled for it; gold may be among them."""
+        """Returns docids: the query's hard passages, then `random` random ones. Gold passages may be among them."""
         places = generator(seed, self.task, qid).choice(
             len(self.random), size=min(random, len(self.random)), replace=False
         )
@@ -52,10 +53,10 @@ class Pool(NamedTuple):
 
 
 def sample_queries(collection: Collection, task: str, split: str, count: int, seed: int) -> Topics | None:
-    """Sample queries of a task that have a gold passage in the collection; None if there are none.
+    """Samples validation queries of a task that have a gold passage in the collection; None if there are none.
 
     Args:
-        count: maximum number of queries. At most a fifth of a train split is taken, since these are not trained on.
+        count: maximum number of queries. Of train queries, at most a fifth is taken, because these are not trained on.
     """
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
@@ -72,11 +73,11 @@ def sample_queries(collection: Collection, task: str, split: str, count: int, se
 def build_pool(
     collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int
 ) -> Pool:
-    """Gather the passages to rank for the queries of `topics`.
+    """Makes the validation pool of a task: the queries in `topics`, and the passages to rank for them.
 
     Args:
-        hard: hard passages by qid.
-        random: passages sampled from the whole collection: the same for every task, so that pools share their vectors.
+        hard: docids of hard passages, by query id.
+        random: number of random passages, which are the same for every task, so that each is encoded once.
     """
     store = collection.passages
     places = generator(seed, "passages").choice(store.count, size=min(random, store.count), replace=False)
@@ -87,7 +88,7 @@ def build_pool(
 
 
 class Validation(Protocol):
-    """Interface of validations: returns scores by name; `macro` chooses the best model if `keeps_best`."""
+    """Interface of validations: a call returns scores by name. If `keeps_best`, `macro` chooses the best model."""
 
     what: str
     keeps_best: bool
@@ -96,7 +97,7 @@ class Validation(Protocol):
 
 
 class HeldOutQuestions(NamedTuple):
-    """The held-out questions of a reading task, with passages to read and the right answers."""
+    """Held-out questions of a reading task: (question, passages to read), and the right answers of each."""
 
     task: str
     read: Sequence[tuple[str, Sequence[Passage]]]
@@ -104,13 +105,12 @@ class HeldOutQuestions(NamedTuple):
 
 
 class PoolValidation:
-    """Validates a model: page R-precision in each task's pool, and the share of right answers (EM) of each reading
-    task.
+    """Validates a model: page R-precision in each task's pool, and exact match (EM) in each reading task.
 
-    `macro` is the mean over all of them.
+    `macro` is the mean of all these scores.
 
     Args:
-        corpora: for each collection, pools and passages by docid; empty for a model that only reads.
+        corpora: for each collection, its pools and its passages by docid; empty for a model that only reads.
         questions: questions of reading tasks; None for a model that does not read.
     """
 
@@ -146,9 +146,9 @@ class PoolValidation:
 def read_questions(
     collection: Collection, pools: Iterable[Pool], split: str, negatives: int, seed: int
 ) -> list[HeldOutQuestions]:
-    """The held-out questions of each task that have an answer in a gold passage.
+    """Returns the held-out questions of each task that have an answer in a gold passage.
 
-    A question is read in a gold passage and up to `negatives` others of its pool without an answer, hard ones first.
+    Each question is read in a gold passage and in up to `negatives` other passages without an answer, hard ones first.
     """
     found = []
     for pool in pools:
@@ -172,7 +172,7 @@ def read_questions(
 
 
 def score_pools(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, list[float]]:
-    """Page R-precision of each query, by task, ranking its pool. Passages in several pools are encoded once."""
+    """Ranks the passages of each pool for its queries; returns the page R-precision of each query, by task."""
     docids = list(dict.fromkeys(docid for pool in pools for docid in pool.docids))
     row_of = {docid: row for row, docid in enumerate(docids)}
     vectors_ND = encoder.encode_passages([passages[docid] for docid in docids])

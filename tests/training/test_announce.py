@@ -145,7 +145,7 @@ def test_a_decoder_doubles_the_layers(tiny_t5: Path) -> None:
 def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
     """The sum is what the process holds, weights included, and what gradients, optimiser and activations add."""
     text = said(model, weighting_bytes=3e9)
-    found = re.search(r"of memory, about ([\d.]+) ([KMG]B) with the ([\d.]+) ([KMG]B) that are held by now$", text)
+    found = re.search(r"of memory, about ([\d.]+) ([KMG]B) with the ([\d.]+) ([KMG]B) that are in use now$", text)
     assert found, text
     whole, held = float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]
     assert held > 1e8 and held == pytest.approx(resident_memory(), rel=0.2)
@@ -164,5 +164,5 @@ def test_a_training_tells_its_peak(tiny_bert: Path, tmp_path: Path, capsys: pyte
     pools = "--steps 1 --passage-length 40 --pool-hard 0 --pool-random 5 --pool-queries 2"
     train([*shared.split(), *pools.split()])
     told = capsys.readouterr().err
-    assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are held by now\n", told)
+    assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are in use now\n", told)
     assert re.search(r"memory at its peak: [\d.]+ .B\n", told)

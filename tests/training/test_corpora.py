@@ -269,7 +269,7 @@ def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> Non
             {"nq": {}, "x": {"task": "naturalquestions"}},
             r"^tasks\.nq and tasks\.x are both task nq of collection sample; leave one",
         ),
-        ({"tqa": {}, "triviaqa": {}}, r"^tasks\.tqa and tasks\.triviaqa are one task, triviaqa; leave one"),
+        ({"tqa": {}, "triviaqa": {}}, r"^tasks\.tqa and tasks\.triviaqa are the same task triviaqa; leave one"),
         ({"nq": {"share": "2"}}, r"^tasks\.nq\.share is '2'; it must be a whole number, at least 1$"),
         ({"nq": {"shar": 2}}, r"^tasks\.nq\.shar: unknown key; did you mean share"),
         ({"nq": {"temperature": 0}}, r"^tasks\.nq\.temperature is 0; it must be a number, or none, above 0$"),
@@ -304,10 +304,10 @@ def test_shares_of_a_batch() -> None:
     batch = BatchSettings(batch_size=16, shares="uniform")
     assert divide_batch(batch, [9, 9, 9], [None, 4, None]) == [6, 4, 6]
     assert divide_batch(BatchSettings(), [9, 9], [3, 4]) == [3, 4]
-    with pytest.raises(InputError, match="batch_size is 16; the shares of the tasks sum to 7"):
+    with pytest.raises(InputError, match="batch_size is 16, but the tasks' shares sum to 7"):
         divide_batch(batch, [9, 9], [3, 4])
     with pytest.raises(
         InputError,
-        match="batch_size is 16; tasks with a share use 15 queries, and the other 2 tasks need at least one each",
+        match="batch_size is 16, but tasks with a share use 15 queries, and the other 2 tasks need at least one each",
     ):
         divide_batch(batch, [9, 9, 9], [15, None, None])

@@ -70,7 +70,7 @@ def test_a_stopped_training_goes_on_with_what_it_was_begun_with(kind: str, name:
         train(run)
     before, kept = contents(folder / "run"), (folder / name).read_bytes()
     another(folder / name)
-    said = f"--output {re.escape(run.run.output)}: since this training began, these have changed: {CHANGED[name]};"
+    said = f"--output {re.escape(run.run.output)}: inputs have changed since this training began: {CHANGED[name]};"
     with pytest.raises(InputError, match=f"{said} restore them, or give another folder"):
         train(run)
     assert contents(folder / "run") == before
@@ -84,7 +84,7 @@ def test_nor_does_pre_training(name: str, folder: Path) -> None:
     with stopped_after(3):
         train(run)
     another(folder / name)
-    with pytest.raises(InputError, match=f": since this training began, these have changed: {CHANGED[name]}; restore"):
+    with pytest.raises(InputError, match=f": inputs have changed since this training began: {CHANGED[name]}; restore"):
         train(run)
 
 

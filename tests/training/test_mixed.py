@@ -257,9 +257,7 @@ def test_memory_counts_the_tasks_beside_retrieval(base: Path) -> None:
         config = SHARED.replace(**values)
         tasks = all_kinds(shared(base, config), config, CPU, questions, passages)
         text = announce(tasks, Plan(6, 6), config.objectives.schedule, config.optimiser, "naive", 0)
-        assert (
-            f"schedule: joint; beside retrieval:\n  nq reading: 9 questions, {questions} in a batch, weight 1" in text
-        )
+        assert f"joint; in addition to retrieval:\n  nq reading: 9 questions, {questions} in a batch, weight 1" in text
         number, unit = re.search(r"at most about ([\d.]+) ([KMG]B) of memory", text).groups()  # type: ignore[union-attr]
         return float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
@@ -447,12 +445,12 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     ),
     "untied": (
         ["--untied"],
-        r"it has two towers, but reading and self-supervised tasks need a single encoder; leave out the setting untied",
+        r"there are two towers, but reading and self-supervised tasks need a single encoder; leave out",
     ),
-    "tuned": (["--tune", "bitfit"], r"tune is bitfit; reading and self-supervised tasks train the whole encoder"),
+    "tuned": (["--tune", "bitfit"], r"tune is bitfit, but reading and self-supervised tasks train the whole encoder"),
     "too long to read": (
         ["--passage-length", "120"],
-        r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* allows at most 128",
+        r"query_length 16 and passage_length 120 make inputs of 140 tokens; lower them, because .* allows at most 128",
     ),
     "no passages": (
         ["--passage-batch", "7"],
@@ -470,10 +468,10 @@ def test_bad_input_is_one_line(case: str, cities: Path, base: Path, tmp_path: Pa
 
 
 def test_bases_that_cannot(tiny_bert: Path, tiny_t5: Path) -> None:
-    with pytest.raises(InputError, match=r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>, which mlm needs"):
+    with pytest.raises(InputError, match=r"mlm needs a tokenizer that has one of \[MASK\], <mask>, <extra_id_0>"):
         start_encoder(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
     with pytest.raises(
-        InputError, match=r"pooling 'decoder' makes one vector per text, but reading needs one per token"
+        InputError, match=r"pooling 'decoder' makes one vector per text, but reading needs a vector per token"
     ):
         start_encoder(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
 

@@ -349,5 +349,5 @@ def test_it_comes_back(tmp_path: Path) -> None:
 )
 def test_another_file_of_its_name_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / STREAM_FILE).write_text(json.dumps({"steps": 1, "dealt": {}} | change))
-    with pytest.raises(InputError, match=rf"^{tmp_path / STREAM_FILE}: .*{min(change)}.*; remove it to begin anew"):
+    with pytest.raises(InputError, match=rf"^{tmp_path / STREAM_FILE}: .*{min(change)}.*; remove the file to start"):
         read_stream(tmp_path)

@@ -133,4 +133,4 @@ def test_it_is_printed_and_says_what_keys_mean(capsys: pytest.CaptureFixture[str
         "default": 0.01,
         "title": "weight_decay (optimisation)",
     }
-    assert "; with steps auto alone" in printed["properties"]["epochs"]["description"]
+    assert "; has an effect only with steps auto" in printed["properties"]["epochs"]["description"]

@@ -117,7 +117,7 @@ def test_a_tracker_that_fails_is_told_once_and_left(
 ) -> None:
     monkeypatch.setattr(toy, "fails", what)
     track(tmp_path / "run", "wandb", 0, 6)
-    said = "--track wandb: ConnectionError: no route to it; the log goes on without it"
+    said = "--track wandb: ConnectionError: no route to it; training goes on without it"
     assert [record.getMessage() for record in caplog.records] == [said]
     assert len(toy.calls) == {"send": 2, "flush": 10, "close": 11}[what]
 
@@ -126,7 +126,7 @@ def test_a_tracker_that_does_not_open_ends_a_training_before_its_first_step(
     toy: type[Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toy, "fails", "open")
-    with pytest.raises(InputError, match="^--track wandb: ConnectionError: no route to it$"):
+    with pytest.raises(InputError, match="^--track wandb: ConnectionError: no route to it; correct this, or leave"):
         track(tmp_path / "run", "wandb", 0, 6)
     assert not (tmp_path / "run" / TRACKERS_FILE).exists()
 
@@ -135,7 +135,7 @@ def test_a_tracker_that_does_not_open_ends_a_training_before_its_first_step(
 def test_a_package_that_is_missing_is_told_with_what_to_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     require_packages(["none"])
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=f"^--track {name} needs the package {name}; `pip install {name}`$"):
+    with pytest.raises(InputError, match=f"^--track {name} needs the package {name}; run `pip install {name}`$"):
         require_packages([name])
 
 

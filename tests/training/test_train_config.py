@@ -481,7 +481,7 @@ IN_FILES = [
     ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
     ("[episode]\nepochs = 1", "episode is {'epochs': 1}; it must be a list of tables, [[episode]] in a file"),
     ("[[episode]]\n[[episode]]\nepoch = 3", "episode 2: unknown key 'epoch'; did you mean epochs?"),
-    ("[[episode]]\nseed = 3", "episode 1: key 'seed' can be set only for the whole training, not for an episode"),
+    ("[[episode]]\nseed = 3", "episode 1: key 'seed' can be set only for the whole training; allowed in an episode: "),
     ("[[episode]]\nepochs = -1", "episode 1: epochs is -1; it must be a number, above 0"),
     ("[[episode]]\nrepeat = 0", "episode 1: repeat is 0; it must be a whole number, at least 1, at most 1000"),
     ("seed = 1\nmodel = \n", "not valid TOML: Invalid value (at line 2, column 9)"),
@@ -524,12 +524,12 @@ ON_THE_COMMAND_LINE = [
     ("--lerning-rate 1", "unknown flag --lerning-rate; did you mean --learning-rate?"),
     (
         "--mine-skip 200",
-        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives for each query;"
+        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives for each query, but"
         " hard_negatives 1 needs at least 1",
     ),
     (
         "--hard-negatives 33",
-        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives for each query;"
+        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives for each query, but"
         " hard_negatives 33 needs at least 33",
     ),
     ("--model=", "--model is needed: the encoder to start from"),

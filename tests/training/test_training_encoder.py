@@ -290,7 +290,7 @@ def test_frozen_parameters_stay(
 
 @pytest.mark.parametrize("base", ["tiny_bert", "tiny_t5"])
 def test_more_frozen_layers_than_there_are(base: str, request: pytest.FixtureRequest) -> None:
-    with pytest.raises(InputError, match="freeze_layers is 3; the backbone has 2 layers"):
+    with pytest.raises(InputError, match="freeze_layers is 3; it must be at most 2"):
         encoder(request.getfixturevalue(base), freeze_layers=3)
 
 
@@ -298,7 +298,7 @@ def test_a_backbone_of_one_layer_can_be_frozen(tiny_bert: Path, tmp_path: Path) 
     folder = copied(tiny_bert, tmp_path / "one", num_hidden_layers=1)
     stay = frozen(encoder(folder, freeze_layers=1))
     assert stay and all("encoder.layer.0." in name for name in stay)
-    with pytest.raises(InputError, match="freeze_layers is 2; the backbone has 1 layers"):
+    with pytest.raises(InputError, match="freeze_layers is 2; it must be at most 1"):
         encoder(folder, freeze_layers=2)
 
 

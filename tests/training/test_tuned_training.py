@@ -172,7 +172,7 @@ def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Pat
     assert (loaded.fingerprint, loaded.passage_fingerprint) == (trained.fingerprint, trained.passage_fingerprint)
     assert np.abs(vectors(loaded) - vectors(plain.as_text_encoder())).max() > 1e-3
     more = {"tune_roles": "tower", "pooling": None, **SIZED[method]}
-    said = "tune_reparameterise: a finished .* .*model; .* or start from the base .*tiny-bert"
+    said = "tune_reparameterise is True, but .*model has only .*; .* or start from the base model .*tiny-bert"
     with pytest.raises(InputError, match=said):
         encoder(tmp_path / "model", **more, **REPARAMETERISED)
     assert all(
@@ -204,7 +204,7 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
     assert np.abs(vectors(found["None"]) - vectors(found["plain"])).max() > 1e-3
     prints = {name: made.passage_fingerprint for name, made in found.items()}
     assert prints["None"] == prints["shifted"] != prints["plain"]
-    with pytest.raises(InputError, match="tune_positions is 'shifted', but the model .*plain has 'plain'"):
+    with pytest.raises(InputError, match="tune_positions is 'shifted', but model .*plain has 'plain'"):
         encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"]).record == read_record(tmp_path / "plain")
 
@@ -225,7 +225,7 @@ def test_modernbert_is_tuned(tiny_modernbert: Path, tmp_path: Path, method: str)
 def test_the_announcement_gives_the_exact_count(tiny_bert: Path) -> None:
     """2 layers x 3 adapters x (2 x 32 x 4 + 4 + 32) numbers."""
     model = encoder(tiny_bert, tune_roles="tower", **SIZED["iaa-l"])
-    assert describe_adapters(model).startswith("tune: iaa-l, width 4: 1,752 numbers, ")
+    assert describe_adapters(model).startswith("tune: iaa-l, width 4: 1,752 parameters, ")
     assert sum(param.numel() for _, param in model.trained_parameters()) == 2 * 1752
     assert describe_adapters(encoder(tiny_bert)) == ""
 
@@ -234,9 +234,9 @@ def test_the_announcement_tells_what_trains_from_what_is_stored(tiny_bert: Path)
     """4 vectors x 2 layers x keys and values of 32; they are made by an embedding, 32 -> 512 and 512 -> 2 x 2 x 32."""
     model = encoder(tiny_bert, **SIZED["prompt"], **REPARAMETERISED)
     trained = 4 * 32 + 33 * 512 + 513 * 128
-    assert describe_adapters(model).startswith("tune: prompt, width 4: 512 numbers, ")
+    assert describe_adapters(model).startswith("tune: prompt, width 4: 512 parameters, ")
     assert describe_adapters(model).endswith(
-        f"tune: shared is reparameterised: {trained:,} numbers train, the 512 that they make are stored\n"
+        f"tune: shared is reparameterised: {trained:,} parameters are trained, and 512 are stored\n"
     )
     assert model.sizes["trained"] == sum(param.numel() for _, param in model.trained_parameters()) == trained
     assert model.adapters is not None and sum(tensor.numel() for tensor in model.adapters.stored().values()) == 512
@@ -269,19 +269,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune_reparameterise": True}, "tune_reparameterise is True; it has an effect only with a tune other than full"),
     (
         {"tune": "lora", "tune_positions": "plain"},
-        "tune_positions is 'plain', but tune lora has no prompts .only prefix, prompt, mam have.",
+        "tune_positions is 'plain', but tune lora has no prompts .only prefix, prompt, mam have prompts.",
     ),
     (
         {"tune": "iaa-l", "tune_reparameterise": True},
-        "tune_reparameterise is True, but tune iaa-l has no prompts .only prefix, prompt, mam have.",
+        "tune_reparameterise is True, but tune iaa-l has no prompts .only prefix, prompt, mam have prompts.",
     ),
     (
         {"tune": "prefix", "tune_width": 30, "passage_length": 100, "tune_positions": "shifted"},
-        "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
+        "but texts of 100 tokens leave 28 of the backbone's 128 positions",
     ),
     (
         {"tune": "prompt", "tune_width": 30, "passage_length": 100},
-        "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
+        "but texts of 100 tokens leave 28 of the backbone's 128 positions",
     ),
 ]
 
@@ -303,9 +303,9 @@ def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None
     encoder(tiny_bert, tune_roles="tower", **SIZED["lora"]).save(tmp_path)
     for values, message in (
         ({}, "tune is full, but .* has adapters .method lora"),
-        ({"tune": "adapter"}, "tune is 'adapter', but the model .* has 'lora'"),
-        ({"tune": "lora"}, "tune_roles is 'shared', but the model .* has 'tower'"),
-        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5, but the model .* has 4"),
+        ({"tune": "adapter"}, "tune is 'adapter', but model .* has 'lora'"),
+        ({"tune": "lora"}, "tune_roles is 'shared', but model .* has 'tower'"),
+        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5, but model .* has 4"),
     ):
         with pytest.raises(InputError, match=message):
             encoder(tmp_path, pooling=None, **values)

@@ -1,4 +1,4 @@
-"""The interface of training objectives, which make batches of examples and add the gradient of a loss."""
+"""The interface of training objectives, which make batches of examples and compute the gradient of a loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 
 
 class Texts(NamedTuple):
-    """The passages that batches need and their pages, by docid."""
+    """The passages that batches need, and the page of each passage, both by docid."""
 
     passages: dict[str, Passage]
     page_of: dict[str, str]
@@ -46,7 +46,8 @@ class LossSettings(Settings):
 
     Attributes:
         negatives: number of hard negatives for each query.
-        temperature: scores are divided by it.
+        multi_positive: use all passages of a query's evidence set as positives, instead of one.
+        temperature: scores are divided by this number.
         cross_device: use the passages of all processes as negatives, not only those of the same process.
         accumulate: number of slices of a batch that a process computes one after another.
         passage_length: maximum number of tokens of a passage in a batch; 0: as in search.
@@ -62,7 +63,7 @@ class LossSettings(Settings):
 
 
 class Means(NamedTuple):
-    """Everything that a task needs to compute its batches and loss."""
+    """What a task needs to compute its batches and loss: passages, settings, number formats, and processes."""
 
     texts: Texts
     settings: LossSettings
@@ -75,11 +76,11 @@ class Work:
     """The settings, encoder and data from which the tasks of an episode are made.
 
     Attributes:
-        held_out: documents that pre-training holds out.
+        held_out: number of documents that pre-training holds out.
         before: how far earlier trainings have read each task's examples.
-        readable: by task, the queries to use for tasks that train reading but not retrieval.
+        readable: ids of the queries to use, by task, for tasks that train reading but not retrieval.
         negatives: mined negatives, by task.
-        texts: all passages of the run's collection that the tasks need; each task adds its own.
+        texts: the passages of the training's collection that the tasks need; each task adds its own.
         other_texts: the same for other collections.
     """
 
@@ -97,10 +98,12 @@ class Work:
     other_texts: dict[Collection, Texts] = field(default_factory=dict)
 
     def means(self, negatives: int = 0, multi_positive: bool = False, task: str = "") -> Means:
-        """Everything that a task needs to compute its batches and loss, for a number of hard negatives per query.
+        """Returns what a task needs to compute its batches and loss.
 
         Args:
-            task: the task, whose own collection and settings are used; empty: those of the training.
+            negatives: number of hard negatives for each query.
+            multi_positive: use all passages of a query's evidence set as positives, instead of one.
+            task: use the collection and settings of this task; empty: those of the training.
         """
         optimiser, batch, texts = self.optimiser, self.batch, self.texts
         temperature, length = batch.temperature, 0
@@ -115,7 +118,7 @@ class Work:
         return Means(texts, LossSettings(*loss), arithmetic, self.data.processes)
 
     def texts_of(self, collection: Collection) -> Texts:
-        """The passages of a collection that the tasks need."""
+        """Returns the passages of a collection that the tasks need."""
         if collection is self.data.collection:
             return self.texts
         return self.other_texts.setdefault(collection, Texts({}, {}))
@@ -127,11 +130,11 @@ class Work:
         shares: Sequence[int],
         tasks: Sequence[str] = (),
     ) -> list[TaskSampler]:
-        """A sampler for each task, continuing where `before` stopped; also looks up the passages that they need.
+        """Returns a sampler for each name, which continues where earlier trainings stopped. Reads the passages needed.
 
         Args:
-            shares: number of examples in a batch.
-            tasks: the tasks that the examples are from; empty: they are passages of the training's collection.
+            examples, shares: for each sampler, its examples and their number in a batch.
+            tasks: for each sampler, the task of its examples; empty: examples are passages of the collection.
         """
         mined = [self.negatives.get(task) for task in tasks]
         made = build_samplers(names, examples, shares, self.run.seed, mined, self.before)
@@ -141,10 +144,10 @@ class Work:
         return made
 
     def passage_sampler(self, task: str, usable: Callable[[str], object], lacking: str = "") -> TaskSampler:
-        """A sampler for the collection's passages, or for a random subset.
+        """Returns a sampler for the passages of the training's collection, or for a random subset.
 
         Args:
-            usable: tells whether a passage's text can be used; `lacking` describes what usable ones have.
+            usable: tells whether a passage's text can be used; `lacking` says in the error what usable texts have.
 
         Raises:
             InputError: if there are fewer usable passages than a batch needs.
@@ -155,41 +158,41 @@ class Work:
         if len(examples) < batch:
             raise InputError(
                 f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection"
-                f" {self.data.collection.name} can be used{lacking}, but passage_batch is {batch}"
+                f" {self.data.collection.name} can be used{lacking}; lower passage_batch, which is {batch}"
             )
         return self.samplers([task], [examples], [batch])[0]
 
 
 def loss_temperature(given: float, encoder: EncoderConfig) -> float:
-    """The temperature of the loss if the settings leave it open (0): 1, or 0.05 for vectors of length 1."""
+    """Returns the temperature `given` or, if it is 0, the default: 0.05 for vectors of length 1, otherwise 1."""
     return given or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
 
 
 def passage_examples(passages: Iterable[Passage], task: str, usable: Callable[[str], object]) -> Iterator[TrainExample]:
-    """Passages with usable text as examples, each its own positive; queries are made when it is sampled."""
+    """Yields passages with usable text as examples. Each is its own positive; its query is made when it is sampled."""
     for docid, page, _, text in passages:
         if usable(text):
             yield TrainExample(docid, "", task, ((docid,),), frozenset((page,)), ())
 
 
 def passages_of(examples: Iterable[TrainExample]) -> Iterator[str]:
-    """The docids of all passages that batches of these examples may need."""
+    """Returns the docids of all passages that batches of these examples may need."""
     return (docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
 
 
 def add_texts(texts: Texts, collection: Collection, docids: Iterable[str]) -> None:
-    """Look up passages that are missing from `texts`."""
+    """Reads the passages that are missing from `texts`, and adds them."""
     found = collection.passages.get([docid for docid in dict.fromkeys(docids) if docid not in texts.passages])
     texts.passages.update(found)
     texts.page_of.update((docid, passage.page) for docid, passage in found.items())
 
 
 class Objective(ABC):
-    """One task of a training; each subclass is a kind of task.
+    """One task of a training. Each subclass is for one sort of task, such as retrieval or reading.
 
     Attributes:
-        phase: the phase of a sequential schedule for this kind, one of `schedules.PHASES`.
-        examples: the word for examples in messages.
+        phase: the phase of a sequential schedule that trains such tasks, one of `schedules.PHASES`.
+        examples: the word for examples in messages, such as "queries".
         weight: factor for loss and gradient.
     """
 
@@ -213,7 +216,7 @@ class Objective(ABC):
         return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
 
     def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
-        """The examples of a batch that this process computes in one of `accumulate` turns; may be empty."""
+        """Returns the examples of a batch that this process computes in turn 0, ..., accumulate - 1; may be empty."""
         accumulate, processes = self.means.settings.accumulate, self.means.processes
         return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
@@ -224,23 +227,23 @@ class Objective(ABC):
 
     @classmethod
     def of(cls, work: Work) -> Sequence[Objective]:  # noqa: ARG003 - there are kinds that no setting asks for
-        """The tasks of this kind that the settings of a training ask for."""
+        """Makes the tasks of this class that the settings of a training ask for."""
         return ()
 
     @abstractmethod
     def activation_bytes(self, token_bytes: float) -> float:
-        """A process's memory of activations for the longest possible texts, from the bytes per token of all layers."""
+        """Returns the memory of a process for activations of the longest texts, given the bytes of one token."""
 
     @abstractmethod
     def batch(self, number: int) -> Any:
-        """The task's batch with this number; numbers continue from earlier trainings. The same in every process."""
+        """Makes the task's batch with this number, the same in all processes; earlier trainings had lower numbers."""
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
-        """Add the gradient of this process's slice in one of `accumulate` turns; returns the slice's loss."""
+        """Adds the gradient of this process's slice in turn 0, 1, ..., accumulate - 1; returns the slice's loss."""
 
     def backward(self, batch: Any) -> Tensor:
-        """Leave the gradient of a batch, over all processes, in .grad of the parameters; returns its loss."""
+        """Leaves the gradient of a batch, summed over all processes, in `.grad` of the parameters; returns the loss."""
         loss = torch.zeros((), device=self.model.device)
         for turn in range(self.means.settings.accumulate):
             loss += self.add_gradient(batch, turn)
@@ -257,9 +260,9 @@ class Objective(ABC):
         return loss * self.weight
 
     def validation(self) -> Validation | None:
-        """A validation for this task that needs no queries, if it has one."""
+        """Returns a validation for this task that needs no queries; None if the task has none."""
         return None
 
     def losses(self, loss: float) -> Mapping[str, float]:
-        """The loss of the last batch by name, or its terms."""
+        """Returns the loss of the last batch under the task's name, or each term of the loss under its own name."""
         return {self.task: loss}

@@ -23,16 +23,15 @@ def contrastive_loss(
     blocked_BN: Tensor,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Mean over queries of -log p(positive | query), a scalar.
+    """Returns the mean over queries of -log p(positive | query), a scalar.
 
-    Each positive of a query competes with all passages that are neither blocked nor positives of the query, and the
-    losses of several positives are averaged. A passage is blocked if it is gold for the query but came with another
-    query.
+    Each positive competes with all passages that are neither blocked nor positives of the same query. The losses of
+    several positives are averaged. A passage is blocked if it is gold for the query but came with another query.
 
     Args:
-        positives: columns of each query's positives, at least one each.
-        blocked_BN: True where a passage is no negative of a query.
-        temperature: scores are divided by it.
+        positives: for each query, the columns (rows of `passage_ND`) of its positives, at least one.
+        blocked_BN: True where a passage must not be a negative of a query.
+        temperature: scores are divided by this number.
     """
     scores_BN = query_BD.float() @ passage_ND.float().T / temperature
     owner = torch.tensor([row for row, columns in enumerate(positives) for _ in columns], device=scores_BN.device)
@@ -49,19 +48,19 @@ def contrastive_loss(
 
 
 def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over spans of -log p(partner | span) against all other spans, a scalar.
+    """Returns the mean over spans of -log p(partner | span), a scalar. Each partner competes with all other spans.
 
     Gao and Callan, coCondenser, ACL 2022.
 
     Args:
-        span_ND: spans 2i and 2i + 1 are partners.
+        span_ND: vectors of spans; spans 2i and 2i + 1 are partners.
     """
     own_NN = torch.eye(len(span_ND), dtype=torch.bool, device=span_ND.device)
     return contrastive_loss(span_ND, span_ND, [[row ^ 1] for row in range(len(span_ND))], own_NN, temperature)
 
 
 class Contrast(NamedTuple):
-    """Batch `number` of queries, with the docids of the passages that it scores."""
+    """A retrieval batch: its number, its queries, and the passages by docid."""
 
     number: int
     queries: TaskBatch
@@ -69,11 +68,11 @@ class Contrast(NamedTuple):
 
 
 class Contrastive(Objective):
-    """Retrieval: each query against the passages of the batch.
+    """Trains retrieval: each query has to find its positive among the passages of the batch.
 
-    A batch is split into processes x accumulate parts. In-batch negatives come from the same part or, with
-    `cross_device`, from the parts of all processes. Two processes without it equal one that accumulates twice; two
-    processes with it equal one that does not.
+    A batch is split into processes x accumulate slices. In-batch negatives come from the same slice or, with
+    `cross_device`, from the slices of all processes. Without `cross_device`, two processes equal one process that
+    accumulates twice; with `cross_device`, they equal one process that does not accumulate.
     """
 
     phase = RETRIEVAL
@@ -91,7 +90,7 @@ class Contrastive(Objective):
 
     @classmethod
     def make(cls, work: Work, sampler: TaskSampler) -> Contrastive:
-        """The task for a sampler, with the task's own settings if it has any."""
+        """Makes the task whose examples `sampler` samples, with the task's own settings if it has any."""
         own = work.data.places[sampler.task].own
         hard = work.batch.hard_negatives if own.hard_negatives is None else own.hard_negatives
         return cls(work.encoder, sampler, work.means(hard, work.batch.multi_positive, sampler.task), own.weight)

@@ -1,4 +1,4 @@
-"""Heads for self-supervised training: the masked-language head, and Condenser's layers, which are not kept."""
+"""Heads for self-supervised training: the masked-language head, and Condenser's layers, which only checkpoints keep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # of a layer norm's tensors in 
 
 
 class MaskedLanguageHead(nn.Module):
-    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens with the word embeddings (tied)."""
+    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens by the word embeddings (tied weights)."""
 
     def __init__(self, width: int, table_VE: Tensor, eps: float, spread: float) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class MaskedLanguageHead(nn.Module):
 
     @classmethod
     def of(cls, backbone: Any) -> MaskedLanguageHead:
-        """A new head for a backbone of transformers."""
+        """Makes a new head for a backbone of the library transformers."""
         config = backbone.config
         eps, spread = getattr(config, "layer_norm_eps", 1e-12), getattr(config, "initializer_range", 0.02)
         return cls(config.hidden_size, word_embeddings(backbone), eps, spread)
 
     def forward(self, states_BLH: Tensor, labels_BL: Tensor, table_VE: Tensor) -> Tensor:
-        """Summed cross-entropy of each text's labelled tokens [B]; a text without any has 0."""
+        """Returns the summed cross-entropy of each text's masked tokens, [B]; 0 for a text without masked tokens."""
         text_M, place_M = (labels_BL != UNLABELLED).nonzero(as_tuple=True)
         hidden_ME = self.norm(nn.functional.gelu(self.dense(states_BLH[text_M, place_M])))
         scores_MV = nn.functional.linear(hidden_ME, table_VE, self.bias)
@@ -53,11 +53,11 @@ class MaskedLanguageHead(nn.Module):
         return losses_M.new_zeros(len(labels_BL)).index_add(0, text_M, losses_M)
 
     def load(self, folder: Path) -> str:
-        """Load the head in a model folder, ours or transformers'; returns which of these it was, or "" if there is
-        none.
+        """Loads the head from a model folder. Returns "own" for one that taco_ir saved, the type of a Hugging Face
+        model, such as "BERT", or "" if there is no head.
 
         Raises:
-            InputError: for a head of another shape.
+            InputError: if the head has another shape.
         """
         if (folder / MLM_FILE).is_file():
             load_into(self, folder / MLM_FILE)
@@ -76,10 +76,10 @@ class MaskedLanguageHead(nn.Module):
 
 
 class Condenser(nn.Module):
-    """Transformer layers over the first token of the last layer and the other tokens of the middle layer.
+    """Transformer layers on top of the backbone, as in Condenser (Gao and Callan, EMNLP 2021).
 
-    To predict masked tokens, the late layers must pass their knowledge of the text through that first token. Gao and
-    Callan, Condenser: a Pre-training Architecture for Dense Retrieval, EMNLP 2021.
+    They see the first token of the last layer, and the other tokens of the middle layer. To predict masked tokens, the
+    late layers must pass their knowledge of the text through this first token.
     """
 
     def __init__(self, config: Any) -> None:
@@ -100,7 +100,7 @@ class Condenser(nn.Module):
                 nn.init.normal_(module.in_proj_weight, std=spread)
 
     def forward(self, last_BLH: Tensor, middle_BLH: Tensor, mask_BL: Tensor) -> Tensor:
-        """States [B, L, H] from those of the backbone's last and middle layer."""
+        """Returns states [B, L, H], computed from the states of the backbone's last and middle layer."""
         states_BLH = torch.cat([last_BLH[:, :1], middle_BLH[:, 1:]], 1)
         for layer in self.layers:
             states_BLH = layer(states_BLH, src_key_padding_mask=mask_BL == 0)
@@ -108,7 +108,7 @@ class Condenser(nn.Module):
 
 
 def word_embeddings(backbone: Any) -> Tensor:
-    """The word embeddings [V, E] of a backbone of transformers."""
+    """Returns the word embeddings [V, E] of a backbone of the library transformers."""
     table: Tensor = backbone.get_input_embeddings().weight
     return table
 
@@ -118,7 +118,7 @@ def save_head_file(module: nn.Module, path: Path) -> None:
 
 
 def load_into(module: nn.Module, path: Path) -> None:
-    """Load a head. Raises: InputError for a file that lacks some of its tensors or has them in another shape."""
+    """Loads a head from a file. Raises InputError if tensors are missing or have another shape."""
     _fit(module, load_file(path), path)
 
 
@@ -127,13 +127,13 @@ def _fit(module: nn.Module, found: dict[str, Tensor], where: Path) -> None:
         if name not in found or found[name].shape != value.shape:
             shape = list(found[name].shape) if name in found else "missing"
             raise InputError(
-                f"{where}: {name} of the saved head has shape {shape}; the model needs {list(value.shape)}"
+                f"{where}: tensor {name} is {shape}, but this model needs {list(value.shape)}; give another model"
             )
     module.load_state_dict(found)
 
 
 def _tensors(folder: Path, wanted: dict[str, str], norm: str) -> dict[str, Tensor] | None:
-    """Tensors of the weight files in `folder` by our names; None where one of those wanted is missing."""
+    """Reads tensors from the weight files in `folder`, by our names; None if one of `wanted` is missing."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as source:

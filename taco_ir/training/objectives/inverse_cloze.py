@@ -1,7 +1,7 @@
 """Inverse cloze: find the passage that a sentence was taken from.
 
 Lee, Chang and Toutanova, Latent Retrieval for Weakly Supervised Open Domain Question Answering, ACL 2019, section 4.
-Differs: how sentences are split, and that short ones are no queries.
+Differs: sentences are split in another way, and short sentences are not used as queries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ END = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=["'(\[]?[A-Z0-9])""")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence in characters."""
+    """Returns (start, end) of each sentence of a text, in characters."""
     starts, stops = [0], []
     for end in END.finditer(text):
         stops.append(end.end())
@@ -34,14 +34,14 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def queries_of(text: str) -> list[tuple[int, int]]:
-    """The sentences of a text that can be queries: long enough, and not the only one."""
+    """Returns (start, end) of the sentences that can be queries: at least 4 words, and not the only sentence."""
     found = sentences(text)
     long = [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS]
     return long if len(found) > 1 else []
 
 
 def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
-    """A random sentence of a passage as a query, and the passage without it (or, sometimes, with it)."""
+    """Returns a random sentence of a passage as a query, and the passage without it (in a tenth of cases with it)."""
     text = passage.text
     spans = queries_of(text)
     start, stop = spans[int(draw.integers(len(spans)))]
@@ -50,7 +50,7 @@ def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
 
 
 class InverseCloze(Contrastive):
-    """Matches sentences with the passages that they were taken from."""
+    """Trains to find the passage that a sentence was taken from."""
 
     phase = SELF_SUPERVISED
     examples = "passages"

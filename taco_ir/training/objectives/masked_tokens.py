@@ -23,14 +23,14 @@ MASK_SHARE = 0.15
 
 
 class Masked(NamedTuple):
-    """Masked texts of batch `number`."""
+    """A batch of texts with masked tokens, and its number."""
 
     number: int
     texts: Sequence[Text]
 
 
 class MaskedTokens(Objective):
-    """Predicts masked tokens in a window of each passage; the loss is a mean over a batch's masked tokens.
+    """Trains to predict masked tokens in a window of each passage; the loss is the mean over a batch's masked tokens.
 
     Window and masked tokens depend only on seed, passage and epoch.
     """

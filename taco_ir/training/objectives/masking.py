@@ -23,10 +23,10 @@ SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, 
 
 
 class Vocabulary(NamedTuple):
-    """The token ids that surround and mask spans.
+    """The token ids that masking needs, from a tokenizer.
 
     Attributes:
-        before, after: special tokens around a text.
+        before, after: special tokens before and after a text.
         mask: the mask token; None: the tokenizer has none.
         ordinary: ids of all tokens that are not special.
     """
@@ -50,10 +50,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 def mask_tokens(
     ids_L: Ids, share: float, mask_id: int, vocabulary: Ids, random: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """Ids [L] with some tokens masked, and the labels [L]: the ids of these tokens, UNLABELLED elsewhere.
+    """Masks random tokens of a text. Returns the new ids [L], and labels [L]: old ids of masked tokens, others -100.
 
-    Each token is chosen with probability `share`; 80 % of the chosen are replaced by the mask, 10 % by a random token
-    of `vocabulary`, and 10 % stay (BERT, section 3.1).
+    Each token is masked with probability `share`: 80 % of these are replaced by the mask, 10 % by a random token of
+    `vocabulary`, and 10 % stay as they are (BERT, section 3.1).
     """
     chosen_L = random.random(len(ids_L)) < share
     kind_L = random.random(len(ids_L))
@@ -63,7 +63,7 @@ def mask_tokens(
 
 
 def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:
-    """A span between special tokens, with a share of its tokens masked; nothing is masked without a mask token."""
+    """Makes a text of a span and special tokens. A fraction `share` of the span is masked if there is a mask token."""
     before, after, mask_id, ordinary = words
     if mask_id is None or not share:
         return Text("passage", np.concatenate([before, span_L, after]))
@@ -73,12 +73,12 @@ def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Ge
 
 
 def labelled(texts: Sequence[Text]) -> int:
-    """The number of masked tokens."""
+    """Returns the number of masked tokens in all texts."""
     return sum(int((text.labels != UNLABELLED).sum()) for text in texts if text.labels is not None)
 
 
 def label_rows(texts: Sequence[Text], length: int) -> Tensor:
-    """Labels [B, L]; UNLABELLED for tokens that are not masked."""
+    """Returns labels [B, L], where L is `length`: the old ids of masked tokens, -100 for all others."""
     labels_BL = np.full((len(texts), length), UNLABELLED, dtype=np.int64)
     for row, text in enumerate(texts):
         if text.labels is not None:

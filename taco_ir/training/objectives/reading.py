@@ -1,7 +1,6 @@
-"""Extractive question answering as a training task.
+"""Extractive question answering as a training task: DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1).
 
-DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): it selects a passage, and maximises the marginal likelihood of
-all answer spans in the positive passage.
+It selects a passage, and maximises the marginal likelihood of all answer spans in the positive passage.
 """
 
 from __future__ import annotations
@@ -34,7 +33,10 @@ Spans = Mapping[str, Mapping[str, Sequence[Span]]]  # qid -> docid -> spans
 
 
 class Placed(NamedTuple):
-    """The rows of a question's passages, the positive first, and the first and last tokens of answers in it."""
+    """Where a question is in a batch: its passages are the rows `first` to `stop` - 1, the positive first.
+
+    `spans` has the (first token, last token) of each answer in the positive.
+    """
 
     first: int
     stop: int
@@ -42,7 +44,7 @@ class Placed(NamedTuple):
 
 
 def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
-    """Mean over questions of -log p(positive passage) - log sum over spans of p(start) p(end), a scalar.
+    """Returns the mean over questions of -log p(positive passage) - log sum over answer spans of p(start) p(end).
 
     Passages compete within a question, start and end tokens within the positive passage (DPR, equations 3 to 5).
     """
@@ -56,7 +58,7 @@ def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
 
 
 def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) -> ReadingData:
-    """Drop positives whose answers are all cut off or too long, and questions without any positive left.
+    """Removes positives in which all answers are cut off or too long, and questions that have no positive left.
 
     Raises:
         InputError: if no question is left.
@@ -76,18 +78,18 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
     if not kept:
         raise InputError(
             f"{data.task}: no answer lies within passage_length {inputs.config.passage} and has at most"
-            f" {inputs.config.answer} tokens; a larger passage_length may help"
+            f" {inputs.config.answer} tokens; try a larger passage_length"
         )
     if cut := len(data.examples) - len(kept):
         log.warning(
             f"{data.task}: {cut} of {len(data.examples)} queries have no answer of at most {inputs.config.answer}"
-            f" tokens in the first {inputs.config.passage} of a passage; left out"
+            f" tokens in the first {inputs.config.passage} of a passage; they are left out"
         )
     return data._replace(examples=kept, spans=spans)
 
 
 def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[str]]:
-    """By task, the queries with a usable answer, for tasks that train reading but not retrieval."""
+    """Returns the ids of queries with a usable answer, by task, for tasks that train reading but not retrieval."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         place = data.places[task]
@@ -100,14 +102,14 @@ def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[
 
 
 class Questions(NamedTuple):
-    """The questions of batch `number`, each with its epoch."""
+    """A batch of questions, each with its epoch, and the number of the batch."""
 
     number: int
     drawn: Sequence[Sampled]
 
 
 class Reading(Objective):
-    """Trains the reader: which of a question's passages contains the answer, and where.
+    """Trains the reader to find which of a question's passages contains the answer, and where.
 
     Args:
         spans: the answers of the sampler's questions, by passage.
@@ -165,7 +167,7 @@ class Reading(Objective):
         return loss.detach()
 
     def _loss(self, drawn: Sequence[Sampled]) -> Tensor:
-        """The loss of questions, each with the positive and negatives of its epoch."""
+        """Returns the loss of questions, each with the positive and negatives of its epoch."""
         settings, passages = self.means.settings, self.means.texts.passages
         rows: list[ReaderInput] = []
         placed = []

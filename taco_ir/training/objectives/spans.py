@@ -1,7 +1,7 @@
 """Pre-training on spans of documents, and its loss on held-out documents.
 
-Retrieval-oriented intermediate pre-training (RIP) of Tang, Wang and Yao, DPTDR, COLING 2022.
-Differs: RIP's objective is not public; ours is coCondenser's (Gao and Callan, ACL 2022), in parts that can be switched.
+Retrieval-oriented intermediate pre-training (RIP) of Tang, Wang and Yao, DPTDR, COLING 2022. Differs: RIP's loss is not
+public; ours is coCondenser's (Gao and Callan, ACL 2022), and each part can be left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOKENIZED_AT_ONCE = 512
 
 
 class SpanTexts:
-    """Makes masked spans from documents; they depend only on seed, document and epoch."""
+    """Samples spans from documents and masks tokens in them; the result depends only on seed, document and epoch."""
 
     def __init__(self, settings: ObjectiveSettings, seed: int, documents: Documents, model: PretrainModel) -> None:
         self.settings = settings
@@ -45,7 +45,7 @@ class SpanTexts:
         self._most = settings.length - len(self._vocabulary.before) - len(self._vocabulary.after)
 
     def texts(self, document: int, epoch: int | str) -> list[Text]:
-        """Two spans of a document, or one if spans are not contrasted; masked if a part of the loss needs it."""
+        """Returns two spans of a document, or one if spans are not contrasted; with masked tokens if mlm needs them."""
         settings = self.settings
         draw = generator(self._seed, "spans", epoch, document)
         passages = self._documents.passages(document)
@@ -56,9 +56,10 @@ class SpanTexts:
 
 
 class DocumentSampler(EpochSampler):
-    """Samples documents by number, as `TaskSampler` does examples.
+    """Samples documents in a new random order in every epoch; a batch has `share` documents.
 
     Args:
+        documents: the numbers of the documents.
         before: how far earlier trainings have read the documents.
         source: fingerprint of the documents' source.
     """
@@ -69,19 +70,19 @@ class DocumentSampler(EpochSampler):
         self._documents = documents
 
     def sample(self, number: int) -> list[tuple[int, int]]:
-        """The documents of batch `number`, each with its epoch."""
+        """Returns (number of the document, epoch) for each document of batch `number`."""
         return [(int(self._documents[row]), epoch) for row, epoch in self.sample_rows(number)]
 
 
 class SpanBatch(NamedTuple):
-    """The spans of the documents in batch `number`; spans of one document are adjacent."""
+    """The spans of a batch, and the batch's number. The two spans of a document are neighbours."""
 
     number: int
     texts: Sequence[Text]
 
 
 class Spans(Objective):
-    """The sum of a contrastive loss on spans and the losses on masked tokens.
+    """Trains with the sum of a contrastive loss on spans and losses on masked tokens.
 
     Args:
         held_out: numbers of the held-out documents, on which validation measures the loss.
@@ -143,7 +144,7 @@ class Spans(Objective):
 
     def __str__(self) -> str:
         whose = f"of the model: {self.model.head_from}" if self.model.head_from else "that is new"
-        head = f"; tokens are filled in by a head {whose}" if self.model.masked else ""
+        head = f"; masked tokens are predicted by a head {whose}" if self.model.masked else ""
         size = f"{len(self.sampler):,} documents, {self.sampler.share} in a batch"
         return f"{' + '.join(self.model.parts)}: {size}{head}"
 
@@ -154,7 +155,7 @@ class Spans(Objective):
 class HeldOut:
     """Measures the mean of each loss on held-out documents, always with the same spans and masks."""
 
-    what = "loss on what was held out"
+    what = "loss on held-out documents"
     keeps_best = False
 
     def __init__(self, model: PretrainModel, spans: SpanTexts, documents: Ids, batch: int) -> None:
@@ -184,7 +185,7 @@ def read_documents(
     collection: Collection,
     model: PretrainModel,
 ) -> Documents:
-    """Tokenise the collection's passages (or a sample) into documents, and log what is left out.
+    """Tokenises the passages of a collection, or a sample, and groups them into documents; logs what is left out.
 
     Raises:
         InputError: if too few documents are left.
@@ -199,7 +200,7 @@ def read_documents(
     if documents.size < batch + held_out:
         raise InputError(
             f"--collection {run.collection}: {documents.size:,} {what} to take spans from ({too_short});"
-            f" --batch-size {batch} and --held-out {held_out} need {batch + held_out:,}"
+            f" --batch-size {batch} and --held-out {held_out} need {batch + held_out:,}; lower one of them"
         )
     left_out = len(rows) - len(documents.members)
     log.info(
@@ -212,7 +213,7 @@ def read_documents(
 def _tokenized(
     collection: Collection, rows: list[int], model: PretrainModel
 ) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
-    """(page, token ids) of each passage."""
+    """Yields (page, token ids) of each passage."""
     progress = Progress("tokenize", len(rows), "passages")
     passages = collection.passages.at(rows)
     for start in range(0, len(rows), TOKENIZED_AT_ONCE):
@@ -223,6 +224,6 @@ def _tokenized(
 
 
 def split(held_out: int, seed: int, count: int) -> tuple[Ids, Ids]:
-    """Split document numbers at random into training and held-out ones."""
+    """Splits document numbers at random; returns those to train on, and `held_out` others."""
     order = generator(seed, HELD_OUT).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
