@@ -50,7 +50,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def mark_values(found: argparse.ArgumentParser, file: Any, folder: Any) -> None:
-    """Tell shtab how to complete each flag: with files, folders, or the words listed in its metavar."""
+    """Tell shtab how to complete each flag: with its `file` or `folder` completion, or the words in the metavar."""
     for action in found._actions:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():

@@ -77,7 +77,7 @@ class Report(NamedTuple):
     Attributes:
         tasks: results of each task; empty if no query is held out.
         macro: average over tasks; None for one task, or for different measures.
-        steps, best_step: number of training steps, and the step whose adapter was saved.
+        steps, best_step: number of training steps, and the step of the saved adapter.
         trained, backbone: number of trained parameters, and of the backbone's parameters.
         seconds, peak_bytes: time and memory of the last process that worked on it.
         notes: sentences for readers.

@@ -361,7 +361,7 @@ def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collecti
 
 
 def sample_texts(index: FrozenIndex, collection: Collection) -> list[Passage]:
-    """Sample up to ten passages, evenly spread over the index, whose texts the collection has."""
+    """Sample up to ten passages that the collection has too, evenly spread over the index."""
     step = max(1, len(index) // (COMPARED * COMPARED))
     docids = [index.docids[row] for row in range(0, len(index), step)]
     rows = collection.passages.rows(docids).tolist()

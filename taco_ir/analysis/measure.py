@@ -39,7 +39,7 @@ def measure(
 ) -> Measurement:
     """Measure how evenly the tasks share each parameter, as the entropy of the softmax over tasks of S / tau.
 
-    S is the mean over batches of |g theta|, divided by its median. A batch whose gradient is zero does not count for S.
+    S is the mean over batches of |g theta|, divided by its median. A batch with a zero gradient does not count for S.
     Memory: nine numbers for each parameter besides its gradient. This does not grow with the number of tasks, since
     the softmax over tasks is kept as running sums.
 
@@ -61,7 +61,7 @@ def measure(
 
 
 def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
-    """Reassign batches to tasks at random, so that tasks differ only by chance. Each keeps its number of batches."""
+    """Reassign the tasks' batches `own` at random, so that tasks differ only by chance; numbers of batches stay."""
     every = [batch for batches in own for batch in batches]
     order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
     return [[every[next(order)] for _ in batches] for batches in own]
@@ -206,7 +206,7 @@ class OnlineEntropy:
 
 
 def count_parameters(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: Sequence[float]) -> Counts:
-    """Count the parameters of one tensor by entropy bin and by the task with the largest weight."""
+    """Count the parameters of one tensor, where the mask `active` is True, by entropy bin and by the leading task."""
     entropy = softmax.entropy()[active]
     inner = torch.tensor(edges[1:-1], dtype=entropy.dtype, device=entropy.device)
     bins = torch.bucketize(entropy, inner, right=True)

@@ -97,7 +97,7 @@ def _episode(run: Path, number: int, count: int) -> Path:
 def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Path) -> Analysis:
     """Measure all models on the same batches. Negatives that must be mined first are written to `output`.
 
-    Data, tasks, negatives and batches are those of the first model's training, or the defaults if no training is known;
+    Data, tasks, negatives and batches are as in the first model's training, or the defaults if no training is known;
     keys in `settings` replace them. Dropout is off. Frozen parameters are measured, too.
 
     Raises:

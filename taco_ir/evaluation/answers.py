@@ -41,9 +41,8 @@ def accuracy(answer: str, gold: str) -> float:
 def rouge_l(answer: str, gold: str) -> float:
     """Returns the F-score of ROUGE-L, computed as in version 1.0 of the package `rouge`: by sentence, on sets of words.
 
-    Sentences end at full stops. Shared words are those in a longest common subsequence of a sentence of one text and a
-    sentence of the other (Lin, 2004, section 3.2); each word counts once. The result is 0 if either text has only full
-    stops.
+    Sentences end at full stops. A word is shared if it is in a longest common subsequence of two sentences, one of each
+    text (Lin, 2004, section 3.2); each word counts once. The result is 0 if a text has only full stops.
     """
     ours, theirs = _sentences(answer), _sentences(gold)
     if not ours or not theirs:
@@ -60,7 +59,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """Returns a longest common subsequence of `a` and `b`; if there are several, the same as the `rouge` package."""
+    """Returns a longest common subsequence of `a` and `b`, and of several the one that the package `rouge` finds."""
     length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a):
         for j, other in enumerate(b):

@@ -75,10 +75,11 @@ def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headr
     based on queries only.
 
     Args:
-        systems: scores by system name; task-specific training may be a separate system for each topic.
+        baseline: by topics name and seed, the score of each query [Q].
+        systems: the same by system name; task-specific training may be a separate system for each topic.
 
     Raises:
-        InputError: if no system shares topics with the baseline, or two were scored on different queries.
+        InputError: if no system shares topics with the baseline, or was scored on other queries than the baseline.
     """
     found, spreads, seeds_of = [], [], []
     for topics, own in baseline.items():

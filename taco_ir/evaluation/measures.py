@@ -91,7 +91,7 @@ GRADED = tuple(Measure(*each) for each in (("nDCG", 10), ("MRR", 10), ("R", 20),
 
 
 def default_measures(has_pages: bool, short: bool = False) -> tuple[Measure, ...]:
-    """Returns the default measures for a collection with or without pages; fewer of them if `short`."""
+    """Returns the default measures for a collection with or without pages; if `short`, only the main measures."""
     if not has_pages:
         return GRADED[:3] if short else GRADED
     return SUMMARY if short else MEASURES
@@ -221,13 +221,10 @@ def canonical_name(text: str) -> str | None:
 
 
 def named_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Returns scores of ir_measures by measure name and qid, for all judged queries; a query without hits scores 0.
-
-    Each hit gets -rank as its score, to keep the run's order.
-    """
+    """Returns scores of ir_measures by measure name and qid, for all judged queries; a query without hits scores 0."""
     import ir_measures
 
-    ranked = {
+    ranked = {  # -rank as the score keeps the run's order
         qid: {docid: -float(rank) for rank, docid in enumerate(run.rankings[qid].docids, 1)}
         for qid in qrels
         if qid in run.rankings

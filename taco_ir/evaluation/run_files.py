@@ -102,7 +102,7 @@ def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) ->
 
 
 def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag: str = "") -> dict[str, Run]:
-    """Split a run into one run for each of the topics, by name. Raises: InputError for queries in none of them."""
+    """Split a run into a run for each of the topics, by name. Raises: InputError for queries that no topics have."""
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)

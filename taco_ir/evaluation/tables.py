@@ -33,10 +33,7 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 
 
 class Table(NamedTuple):
-    """Rows under a header; None is a missing value.
-
-    The largest number of each column named in `best` is bold in forms that have bold.
-    """
+    """Rows under a header; None is a missing value. In the columns `best`, the largest number is bold if possible."""
 
     title: str
     header: Sequence[str]

@@ -43,9 +43,10 @@ class TaskAudit(NamedTuple):
 
     Attributes:
         without: number of queries without negatives.
-        seen: number of hits from which negatives were selected; `dropped` of them were gold or on a gold page.
+        seen: number of hits from which negatives were selected.
+        dropped: number of these hits that were gold or on a gold page.
         on_gold: number of negatives that are gold or on a gold page; anything but 0 is a bug in the miner.
-        with_answer: number of negatives whose text contains an answer; None if answers are not spans of text.
+        with_answer: number of negatives that contain an answer; None if answers are not spans of text.
         margins: the best gold score minus the negative's score, for queries with gold among the hits.
         lost: number of queries that lost all hits to the margin, because no gold was among the hits; over all sources.
         suspects: the most likely false negatives, at most one per query.

@@ -24,7 +24,7 @@ class MiningSettings(Settings):
         depth: number of hits to retrieve for each query.
         skip: number of top ranks to skip, before any filter.
         keep: maximum number of negatives for each query.
-        drop_answers: drop passages whose text contains an answer.
+        drop_answers: drop passages that contain an answer in the text.
         margin: drop hits that score at least the best gold hit's score minus `margin`, and all hits if no gold is among
             the first `depth`. None: drop no hit because of its score.
         seed: random seed for the examples in the audit.
@@ -106,7 +106,8 @@ class Mined(NamedTuple):
     """The negatives of one query, with statistics of the mining.
 
     Attributes:
-        seen: number of hits between skip and depth; `on_gold` of them are gold or on a gold page.
+        seen: number of hits between skip and depth.
+        on_gold: number of these hits that are gold or on a gold page.
         gold_score: the best gold hit's score; NaN if no gold is among the first `depth` hits.
         lost: True if the margin dropped all hits because no gold was among them.
     """
@@ -127,7 +128,7 @@ def hard_negatives(
 ) -> Mined:
     """Returns the first `keep` hits from rank skip + 1 to depth that no filter drops, in the ranking's order.
 
-    A query without gold gets no negatives, since they could not be told from positives.
+    A query without gold gets no negatives, since any hit could be a positive.
 
     Args:
         page_of: the page of every hit, by docid.

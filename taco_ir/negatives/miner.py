@@ -40,7 +40,8 @@ class Retrieved(NamedTuple):
     """Statistics from filtering one source's rankings of a query set.
 
     Attributes:
-        seen: number of hits between skip and depth; `on_gold` of them are on gold pages.
+        seen: number of hits between skip and depth.
+        on_gold: number of these hits that are gold or on a gold page.
         gold_scores: the best gold hit's score by qid; queries without gold among the hits are missing.
         lost: number of queries that lost all hits to the margin because no gold was among the hits.
     """
@@ -80,7 +81,7 @@ def mine_topics(
 
 
 def check_minable(topics: Sequence[Topics], output: Path) -> None:
-    """Raise InputError for topics without gold, or for an output whose name does not end in .jsonl."""
+    """Raise InputError for topics without gold, or for an output with a name that does not end in .jsonl."""
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file must end in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
@@ -139,8 +140,8 @@ class Merged(NamedTuple):
 def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
     """Merge the negatives of several sources, ordered by a passage's best rank in any source, then by source.
 
-    So the top negatives of all sources come first, then the second ones, and so on. Scores are not used, since their
-    scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
+    So the negatives with rank 1 of all sources come first, then those with rank 2, and so on. Scores are not used,
+    since scales differ between sources (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining).
 
     Args:
         negatives: the ranking of each source.

@@ -105,10 +105,7 @@ class Rankings(ABC):
 
 
 class RetrieverRankings(Rankings):
-    """A retriever's runs, kept in `folder` with a record of how each was made.
-
-    Finished runs of at least `depth` hits are reused.
-    """
+    """A retriever's runs, kept in `folder` with records; finished runs of at least `depth` hits are reused."""
 
     def __init__(self, collection: Collection, retriever: Ranker, folder: Path, depth: int) -> None:
         self._collection, self._retriever, self._folder, self._depth = collection, retriever, folder, depth

@@ -73,7 +73,7 @@ def read_reading_data(
     negatives: Negatives | None = None,
     qids: Container[str] | None = None,
 ) -> ReadingData:
-    """Read a task's examples whose answers are in their gold passages, and log how many were kept.
+    """Read a task's examples that have an answer in a gold passage, and log how many were kept.
 
     Args:
         qids: ids of the queries to read; None: all.
@@ -156,7 +156,7 @@ def _drop_passages(
 
 
 def find_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
-    """Find every span of whole words in `text` whose normal form is one of `answers` (see `answer_forms`)."""
+    """Find all spans of whole words in `text` that equal one of `answers` in normal form (see `answer_forms`)."""
     normal, places = _normalise(text)
     found = set()
     for answer in answers:

@@ -45,7 +45,7 @@ class ReaderInput(NamedTuple):
 
     Attributes:
         ids: L token ids.
-        first: position of the first of the passage's P tokens; a separator follows the last of them.
+        first: position of the first of the passage's P tokens; after the last comes a separator.
         offsets_P2: for each token of the passage, its start and end (exclusive) in characters of the passage's text.
         asked: number of tokens of the question, including the special tokens around it.
     """
@@ -335,7 +335,7 @@ def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reade
 
 
 def mark_span(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:
-    """Returns the text around a span on one line, with the span between marks."""
+    """Returns a span between marks, with `around` characters of text on each side, on one line."""
     left, right = max(0, start - around), min(len(text), end + around)
     shown = f"{text[left:start]}{marks[0]}{text[start:end]}{marks[1]}{text[end:right]}"
     return " ".join(f"{'... ' * (left > 0)}{shown}{' ...' * (right < len(text))}".split())

@@ -100,7 +100,7 @@ class Compacted(NamedTuple):
 def compact(
     source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int, stored: str = "float16"
 ) -> Compacted:
-    """Write `source` to `target` in at most `limit` bytes, with all tokens or the most frequent ones in `texts`.
+    """Write `source` to `target` in at most `limit` bytes, with all tokens or the most frequent tokens in `texts`.
 
     Args:
         source: a folder with a BERT-type model and a WordPiece tokenizer.

@@ -68,7 +68,7 @@ class ExportRequest:
 
 
 def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> None:
-    """Write the requested folders, or all possible ones, into `output`, and print their paths.
+    """Write the requested exports, or all possible exports, into `output`, and print the paths.
 
     Raises:
         InputError: for a requested kind that the model cannot be exported as.

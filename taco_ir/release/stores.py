@@ -153,7 +153,7 @@ class Store:
         self._folder = folder
 
     def write(self, part: int, read: Iterable[Block]) -> None:
-        """Write the blocks of part number `part`; some of them may exist already."""
+        """Write the blocks of part number `part`; a stopped export may have written some of the blocks before."""
         with writing(self._folder / f"{part:05d}.{self.suffix}", "wb") as sink:
             self.fill(sink, read)
 
@@ -185,7 +185,7 @@ class Parquet(Store):
 
 
 class LuceneJson(Store):
-    """JSON lines for Anserini's IndexHnswDenseVectors, whose index Pyserini searches.
+    """JSON lines for Anserini's IndexHnswDenseVectors; Pyserini can search the index that it builds.
 
     Lucene allows vectors of length 1 at most. If some vectors are longer, all vectors are divided by the largest
     length, which changes no ranking.

@@ -118,10 +118,7 @@ class Ranks:
             self._say(f"{message} read", "")
 
     def _hear(self, message: object, ranks: Iterable[int]) -> dict[int, bytes]:
-        """Wait for a message from each of the ranks. After a minute, a line names the late ranks, later less often.
-
-        The waiting process with the lowest rank writes the line.
-        """
+        """Wait for a message from each of the ranks. If this takes long, the lowest rank names the late ranks."""
         keys = {rank: f"{message} {rank}" for rank in ranks}
         store, began, pause, nap = meeting_place(), time.monotonic(), SLOW, NAPS[0]
         while not store.check(list(keys.values())):

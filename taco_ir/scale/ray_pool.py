@@ -56,7 +56,7 @@ class Actor:
 
 
 class Ray(Pool):
-    """An engine whose workers are Ray actors.
+    """An engine with Ray actors as workers.
 
     Args:
         workers: number of actors; None: as many as fit into the cluster.

@@ -148,7 +148,7 @@ class TableGradients:
             yield rows, grads_TRD
 
     def filled(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Returns a V x D tensor with the given values in the rows that any task used, and zeros elsewhere."""
+        """Returns a V x D tensor from `parts` (row numbers and values) of all rows that any task used; others are 0."""
         table_VD = self._dense
         if table_VD is None:
             table_VD = torch.zeros(self.shape, dtype=self._layout.dtype, device=self._layout.device)

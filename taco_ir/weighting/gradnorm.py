@@ -26,7 +26,7 @@ class GradNorm(StreamingSum):
     after the previous step.
 
     Args:
-        alpha: how strongly slow tasks are favoured; the paper uses 1.5 for very different tasks, 0.12 for similar ones.
+        alpha: how strongly slow tasks are favoured; the paper uses 1.5 for different and 0.12 for similar tasks.
         rate: step size of w_k.
     """
 

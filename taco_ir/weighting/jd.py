@@ -64,7 +64,7 @@ class JacobianDescent(GramianWeighting):
 class UPGrad(JacobianDescent):
     """Projects each gradient onto the dual cone of all gradients, and takes the mean: to first order, no loss rises.
 
-    Quinton and Rey 2024. TorchJD treats gradients whose squares sum to less than 1e-4 as free of conflict.
+    Quinton and Rey 2024. If the squares of all gradients sum to less than 1e-4, TorchJD assumes no conflict.
     """
 
     aggregator = "UPGrad"

@@ -19,7 +19,7 @@ class PCGrad(GramianWeighting):
 
     Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1.
     Differs: the sum of the projected gradients is divided by T. The projections are computed on T x T coefficients
-    through the Gramian, and the gradients are combined once, at the end. The reported weights are those of this
+    through the Gramian, and the gradients are combined once, at the end. The reported weights are the weights of this
     combination; their sum is more than 1 if tasks conflict. Memory: T P floats, for the gradients of a step.
 
     Args:

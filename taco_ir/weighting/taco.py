@@ -352,7 +352,7 @@ class OnlineSoftmax:
         torch.mul(importance, -scale, out=self._reference[span])
 
     def fold(self, span: slice, importance: Tensor, scale: float, grad: Tensor, scratch: Tensor) -> None:
-        """Fold in a later task's logits and gradient in the entries `span`."""
+        """Add a later task's logits and gradient in the entries `span`; `scratch` is memory that may be overwritten."""
         reference, total, weighted = self._reference[span], self._total[span], self.weighted[span]
         logits = torch.add(reference, importance, alpha=scale, out=scratch)
         if not blocks.read_at_once(logits.device):
