@@ -5,7 +5,7 @@ from typing import Any
 
 
 def resolve(place: str) -> Any:
-    """Import the object at a place such as "taco_ir.weighting.taco:Taco", written as "module:name".
+    """Import an object by its place, "module:name", such as "taco_ir.weighting.taco:Taco".
 
     Registries list places as strings, so `--help` can show their names without importing torch.
     """

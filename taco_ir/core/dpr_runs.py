@@ -131,8 +131,8 @@ def _hit(context: Any, where: str) -> tuple[str, float]:
 def write_dpr(run: Run, queries: Sequence[Query], passages: Mapping[str, Passage], path: Path) -> None:
     """Write a run as DPR's retrieval output, with one record per query, in the order of `queries`.
 
-    `has_answer` is true if the passage's text contains an answer as whole words. Both are compared in lower case,
-    without punctuation and articles. Differs: DPR's own tokenisation keeps punctuation and articles.
+    `has_answer` is true if the passage's text contains an answer as whole words. Text and answer are compared in lower
+    case, without punctuation and articles. Differs: DPR's own tokenisation keeps punctuation and articles.
 
     Args:
         passages: all passages of the run, by docid.

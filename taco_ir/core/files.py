@@ -276,7 +276,7 @@ def _remove_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Make errors that are raised in the block name `path` instead of the temporary file `part`."""
+    """Make errors raised in the block mention `path` instead of the temporary file `part`."""
     try:
         yield
     except InputError:

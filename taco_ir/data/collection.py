@@ -153,7 +153,7 @@ class Collection:
         """Return full names of topics, without repeats. `all-dev` (or -train, -test) means the topics of every task.
 
         Raises:
-            InputError: for an unknown name, or for two files with the same name, as their runs need two names.
+            InputError: for an unknown name, or for two files with the same name, because their runs would clash.
         """
         refuse_text(names, "topics")
         if self.why_no_topics and not all(map(is_topics_file, names)):

@@ -52,7 +52,7 @@ def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]
 
 
 def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
-    """Return the rows of all gold passages [N]: positives, and all passages on gold pages without a positive.
+    """Return the rows of all gold passages [N]: positives, and all passages of gold pages without a positive.
 
     An evidence set may name passages for only some of its pages. The other pages have no positive, but without their
     passages the set could never be found completely.

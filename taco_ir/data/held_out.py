@@ -32,7 +32,7 @@ class Split(NamedTuple):
 
 
 def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: int, output: Path) -> dict[str, Split]:
-    """Write a collection with the same passages (linked), in which some train queries of each task become dev topics.
+    """Write a collection with a link to the same passages, in which some train queries of each task become dev topics.
 
     All records of a query are copied, unchanged, to the file that the query belongs to.
 

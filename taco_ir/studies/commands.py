@@ -112,7 +112,7 @@ class Commands:
         return {name: self._weights(name) for name in sorted(self._named_models([job]) | builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
-        """Return held-out scores for `best`, by placeholder and value, best value first; empty before the choice."""
+        """Return, for each placeholder of `best`, its values with held-out scores, best first; empty if not chosen."""
         path = self._best_file(job)
         chosen = self.study.candidates(job.condition) and path.is_file()
         return read_json(path, dict[str, dict[str, float]]) if chosen else {}

@@ -77,7 +77,7 @@ def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: floa
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:
-    """Describe each mean that changed by more than the tolerance or is missing, and each changed input, in one line."""
+    """Describe, in a line each, means that changed by more than the tolerance or are missing, and changed inputs."""
     lines = []
     if (recorded.passages, recorded.collection) != (found.passages, found.collection):
         lines.append(

@@ -1,8 +1,8 @@
 """The interface of collection formats, and the import of collections from other formats into our own.
 
-A collection in another format (a foreign collection) is read once and kept in the data home: its passages in one
-folder, and its topics in another folder, with a file for each task and split. Each folder is named by a hash of
-everything that its content depends on, so collections with the same passages share a folder.
+A collection in another format is read once and kept in the data home: its passages in one folder, and its topics in
+another folder, with a file for each task and split. Each folder is named by a hash of everything that its content
+depends on, so collections with the same passages share a folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PASSAGES = "passages.jsonl"
 
 
 class Record(NamedTuple):
-    """A passage of a foreign collection, and where it is in the file, for error messages."""
+    """A passage of a collection to import, and where it is in the file, for error messages."""
 
     passage: Passage
     where: str
@@ -55,7 +55,7 @@ class Key(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A foreign collection in a known format.
+    """A collection to import, from a known format.
 
     Attributes:
         layout: name of the format, such as "BEIR folder".
@@ -91,7 +91,7 @@ class Format(NamedTuple):
 
 
 def import_source(source: Source) -> tuple[Path, Path]:
-    """Import a foreign collection; return the file of passages and the folder of topics in our own format.
+    """Import a collection into our own format; return the file of its passages and the folder of its topics.
 
     Both are written on first use, completely or not at all. Topics come first, because their errors are found sooner.
     """
