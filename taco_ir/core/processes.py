@@ -40,7 +40,9 @@ class Progress:
     """A progress line with count, rate and time left. A terminal shows one changing line, a log gets a line every 10 s.
 
     Args:
+        what: the work that the line is about, such as a file name.
         total: number of units in all; None if unknown, and then no time left is shown.
+        unit: what is counted, such as passages.
     """
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:

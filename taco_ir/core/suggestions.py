@@ -22,7 +22,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is spelled like `word`, or that other toolkits call `word`; None if none is near."""
+    """Return the known word that a user most likely meant by `word`; None if no known word is near.
+
+    It has a similar spelling, begins with `word`, or is the name here for what other toolkits call `word`.
+    """
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
     swapped = [each for each in plain if sorted(each) == sorted(asked)]  # letters

@@ -35,7 +35,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
 
 
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
-    """Return for each query [Q] whether `find_positives` finds a positive. It reads no passages, so it is faster."""
+    """Return for each query [Q] whether `find_positives` finds a positive, but faster and without reading passages."""
     evidence = [each for query in queries for each in query.evidence]
     missing = set(store.missing_docids(unique(docid for query in queries for docid in query.gold_passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))

@@ -49,7 +49,13 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file of KILT: its `name`, and the file to download (`fetched`), with md5, bytes and records if known."""
+    """A topics file of KILT.
+
+    Attributes:
+        name: name of the file in the data home.
+        fetched: name of the file to download, which differs for TriviaQA.
+        md5, size, records: MD5, bytes and number of records of the file; None if KILT does not publish them.
+    """
 
     name: str
     fetched: str

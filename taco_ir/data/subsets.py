@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Subset(NamedTuple):
-    """The numbers of passages in a subset: all, gold passages, and distractors (sampled other passages)."""
+    """Numbers of passages in a subset: all passages, gold passages, and distractors (a sample of other passages)."""
 
     passages: int
     gold: int

@@ -96,7 +96,7 @@ def _finish(state: Path, recipe: dict[str, Any], target: Path) -> Progress:
 
 
 def cut_page(page: dict[str, Any], words: int) -> Iterator[bytes]:
-    """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ...; the last one may be shorter.
+    """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ...; the last passage may be shorter.
 
     The title line at the start of a page and empty paragraphs are left out. Section and list marks become plain text,
     as in ir_datasets' `kilt`.
@@ -145,7 +145,7 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
 
 
 def refuse_passages(folder: Path, building: bool = False) -> None:
-    """Raise InputError if a collection already has passages, since only one of two files would be used.
+    """Raise InputError if a collection already has passages, because only one of two files would be used.
 
     Args:
         building: allow a target that a killed build had almost finished, because `build_passages` completes it.

@@ -95,7 +95,7 @@ class Board:
 
     @property
     def overall(self) -> str:
-        """The column that summarises a row: the macro average or, if the board has only one query set, this one."""
+        """The column that summarises a row: the macro average or, with only one query set, the score on this set."""
         return MACRO if len(self.topics) > 1 else self.topics[0]
 
 

@@ -58,7 +58,7 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Texts of one corpus to show on the page.
+    """The texts of one corpus that the page shows.
 
     Attributes:
         corpus: the corpus of the board.
@@ -81,6 +81,7 @@ def render_page(
     Args:
         results: the records that the boards were made from; their values by query are shown, too.
         published: scores quoted from papers, shown in a separate table.
+        examples: queries and passages to show; None: the page has none.
     """
     own = examples.topics if examples else {}
     topics = {name: [example._asdict() for example in queries] for name, queries in own.items()}

@@ -182,8 +182,8 @@ def run_process(name: str, words: Sequence[str], environment: Mapping[str, str],
         name: name of the job, for errors.
         environment: added to this process's own.
         log: file for the command's output.
-        begun: file that notes when each process of the command began and, at its end, its seconds and peak memory. The
-            caller removes the file after storing the result.
+        begun: file that notes when each process of the command began and, after it ended, its seconds and peak memory.
+            If this process is killed, a later call continues the file. The caller removes it after storing the result.
 
     Raises:
         InputError: if the process fails; the message has its last line of output.

@@ -53,7 +53,7 @@ class TopicScores:
 
 @dataclass(frozen=True)
 class Record:
-    """The scores of one run of one system, and how it was made.
+    """The scores of one run of one system, and how the run was made.
 
     Attributes:
         condition: name in the conditions file. Several conditions may form one system, with a model for each task.
