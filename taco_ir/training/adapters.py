@@ -165,7 +165,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
     If the passage adapter is not trained, settings for passages are kept too, so that indexed vectors remain valid.
 
     Raises:
-        InputError: if a setting for passages was changed, but their adapter is not trained.
+        InputError: if a setting for passages was changed, but the passage adapter is not trained.
     """
     if ModelFolder(folder).record is None or model.record is None:
         return model.config
@@ -190,7 +190,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:
-    """Raises InputError if a prompt that takes up positions and the longest text need more than `limit` positions."""
+    """Raises InputError if a learned prompt and the longest text together need more than `limit` positions."""
     config, record = model.config, model.record
     longest_text = max(config.query_length, config.passage_length, *config.query_lengths.values())
     if record is not None and is_shifted(record.method, record.positions) and record.width + longest_text > limit:

@@ -32,7 +32,8 @@ def announce(
 
     Args:
         schedule: the name of the schedule, such as joint.
-        weighting: the name of the weighting; `weighting_bytes` is its memory, beside the gradients of one task.
+        weighting: the name of the weighting.
+        weighting_bytes: memory of the weighting in bytes, in addition to the gradients of one task.
         validated: whether the model is validated during training.
     """
     retrieval = [each for each in objectives if each.phase == RETRIEVAL]

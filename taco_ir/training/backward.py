@@ -49,8 +49,8 @@ def backward(
 ) -> Tensor:
     """Encodes texts, computes their loss, and adds its gradient to `.grad` of the parameters; returns the scalar loss.
 
-    `loss_of` computes the loss from the vectors [N, D] of all N texts. Dropout depends only on `seed` and the number of
-    the chunk of texts. So GradCache's second pass repeats the first, and a resumed training gives the same result.
+    `loss_of` computes the loss from the vectors [N, D] of all N texts. Texts are encoded in chunks; a chunk's dropout
+    depends only on `seed` and its number. So GradCache's second pass repeats the first, and resuming changes nothing.
     """
     chunks = list(_plan_chunks(model, texts, arithmetic.gradcache))
 

@@ -143,7 +143,7 @@ def build_shared(
     tasks: Sequence[str],
     tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> SharedEncoder:
-    """Loads an encoder for retrieval, reading and self-supervised tasks. Heads that `folder` does not have are new.
+    """Loads an encoder for retrieval, reading and self-supervised tasks. Heads that are not in `folder` are newly made.
 
     Raises:
         InputError: as `build_encoder`, and if the base model does not support the tasks.
@@ -223,8 +223,8 @@ def config_for_tasks(
 ) -> EncoderConfig:
     """Returns the base model's configuration with the tasks' prompts and lengths; no length is above `limit` tokens.
 
-    If tables of tasks set passage lengths, search uses the longest. If a collection has another name for a task, prompt
-    and length are stored under both names; the other name is left out if another task has it.
+    If `tables` set passage lengths for single tasks, search uses the longest. If a collection has another name for a
+    task, prompt and length are stored under both names. The other name is left out if another task has it.
     """
     lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
     prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}
@@ -250,7 +250,7 @@ def config_for_tasks(
 
 
 def find_other_names(tasks: Sequence[str], tables: Mapping[str, TaskSettings]) -> dict[str, str]:
-    """Returns {name in the collection: name of the table} for tasks whose two names differ and are unambiguous."""
+    """Returns {name in the collection: name in `tables`} for tasks with two names; ambiguous names are left out."""
     named = [(canonical_task(tables[task].task or task), task) for task in tasks if task in tables]
     names = [name for name, _ in named]
     return {name: task for name, task in named if name not in tables and names.count(name) == 1}

@@ -22,8 +22,8 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
 
     The setting `shares` determines c: 1 for `proportional`, the setting `share_temperature` for `temperature`, infinity
     for `uniform`. Results are rounded by largest remainders. Numbers in `shares` are returned unchanged. With c = 4 the
-    results are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: we normalise the powers to sum to 1, without
-    which these sizes do not result.
+    results are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: we normalise the powers to sum to 1; the
+    paper's formula does not, but its batch sizes need it.
 
     Args:
         sizes: N_k, the number of examples of each task.
@@ -147,18 +147,18 @@ def slice_batch(batch: TaskBatch, index: int, of: int) -> TaskBatch:
 
 
 def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
-    """Returns the docids of one evidence set of a query, which is chosen at random in every epoch."""
+    """Returns the docids of one of the query's evidence sets, which is chosen at random for each epoch."""
     return example.positives[hash_names(seed, example.qid, epoch, "set") % len(example.positives)]
 
 
 def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
-    """Returns the docid of one passage, chosen at random in every epoch from the set that `choose_set` returns."""
+    """Returns the docid of one passage, chosen at random for each epoch from the set that `choose_set` returns."""
     docids = choose_set(example, epoch, seed)
     return docids[hash_names(seed, example.qid, epoch, "passage") % len(docids)]
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """Returns k negatives: the hardest in the first epoch, the next k in each later one, then the hardest again."""
+    """Returns k negatives, or all if fewer: the hardest in the first epoch, then the next k each epoch, in a cycle."""
     available = example.negatives
     taken, turn = min(k, len(available)), epoch - example.since
     return [available[(turn * taken + place) % len(available)] for place in range(taken)]

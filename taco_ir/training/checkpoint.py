@@ -37,8 +37,8 @@ class TrainState:
         best: macro average of the best validation; None if no validation has counted yet.
         best_step: step of the best validation.
         worse: number of validations since the best one.
-        skipped: number of steps that were skipped because a task's gradient was infinite or NaN, by task.
-        in_a_row: number of steps skipped since the last step that was not.
+        skipped: by task, number of steps that were skipped because the task's gradient was infinite or NaN.
+        in_a_row: number of steps skipped in a row, up to the last step.
     """
 
     step: Annotated[int, 0] = 0
@@ -58,7 +58,7 @@ def write_checkpoint(
     keep: int,
     stream: Stream,
 ) -> None:
-    """Writes a checkpoint into a subfolder of `folder`, then removes all except the latest `keep`."""
+    """Writes a checkpoint into a subfolder of `folder`, then removes all checkpoints except the latest `keep`."""
     with writing_folder(folder / f"step-{state.step:08d}") as part:
         model.save(part / "model")
         write_stream(part / "model", stream)
@@ -94,7 +94,7 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Loads the optimiser's state. Raises InputError for another architecture, or infinite or NaN values."""
+    """Loads the optimiser's state. Raises InputError if it does not fit the model, or has infinite or NaN values."""
     found = _tensors(checkpoint / OPTIMIZER_FILE)
     params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -115,7 +115,7 @@ def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
     """Loads the state of the task weighting from a checkpoint.
 
     Raises:
-        InputError: if it was saved with another weighting, tasks or architecture, or has infinite or NaN values.
+        InputError: if the state was saved with another weighting, tasks or architecture, or is infinite or NaN.
     """
     path = checkpoint / WEIGHTING_FILE
     found, wanted = _tensors(path), weighting.state_dict()
@@ -151,7 +151,7 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def resume(
     folder: Path, warm: Path | None, settings: WeightingSettings, optimizer: Optimizer, weighting: TaskWeighting
 ) -> TrainState:
-    """Loads the state of optimiser and weighting from the latest checkpoint in `folder`; returns the progress.
+    """Loads optimiser and weighting from the latest checkpoint in `folder`; returns the progress of the training.
 
     Without a checkpoint, `settings` say what to load from `warm`, a checkpoint of the previous episode.
     """

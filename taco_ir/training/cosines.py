@@ -65,6 +65,6 @@ def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
 
 
 def pair_cosines(tasks: Sequence[str], sketches: Sequence[Tensor]) -> Cosines:
-    """Returns the cosines between tasks, {task: {later task: cosine}}, so each pair occurs once; six decimals."""
+    """Returns the cosine between each pair of tasks, as {task: {later task: cosine}} with six decimals."""
     matrix = compute_cosines(sketches)
     return {a: {b: round(matrix[i][j], 6) for j, b in enumerate(tasks) if j > i} for i, a in enumerate(tasks[:-1])}

@@ -31,7 +31,7 @@ Place = tuple[int, int]  # an episode, and a bin of steps
 
 
 class Curve(NamedTuple):
-    """The points of a line: their steps, and for each the mean of the values logged around this step."""
+    """The points of a line in a plot. A point has a step, and the mean of the values logged around this step."""
 
     steps: Sequence[float]
     values: Sequence[float]

@@ -125,8 +125,7 @@ class TrainingData:
         return [self.places[task].own.share for task in self.tasks]
 
     def check_negatives(self, source: str, hard_pools: bool) -> None:
-        """Raises InputError if hard negatives (with `hard_pools`: also passages for pools) can be neither mined nor
-        read.
+        """Raises InputError if hard negatives can be neither mined nor read; with `hard_pools`, pools are checked too.
 
         Args:
             source: where negatives come from, such as bm25, for tasks that do not set it themselves.
@@ -146,7 +145,7 @@ class TrainingData:
         return self.places[task].own.negatives or source
 
     def folder_of(self, collection: Collection, folder: Path) -> Path:
-        """Returns the folder for files mined from a collection: a subfolder of `folder` if there are several."""
+        """Returns the folder for files mined from a collection: `folder`, or with several collections a subfolder."""
         return folder / f"corpus-{self.corpora.index(collection) + 1}" if len(self.corpora) > 1 else folder
 
     def say(self, text: str) -> None:
@@ -180,7 +179,7 @@ class TrainingData:
 
         Args:
             model: folder of the model at the start of the episode, with which ANCE mines.
-            readable: ids of the queries that reading trains on, for tasks that have no retrieval training, by task.
+            readable: for tasks that are trained only for reading, the ids of the queries to use.
         """
         names = [task for task in self.tasks if self.source_of(task, source.negatives) != "none"]
         own = {task: {example.qid for example in self.examples(task)} for task in names}
@@ -252,7 +251,7 @@ class TrainingData:
         mine_topics(collection, retriever, topics, settings, path, overwrite=True)
 
     def mined_path(self, source: NegativeSettings, folder: Path, collection: Collection) -> Path | None:
-        """Returns the file of negatives that an episode mines from a collection; None if it does not mine."""
+        """Returns the file for negatives that an episode mines from a collection; None if they are not mined."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_mining_settings(source)))
         files = {"ance": folder, "bm25": self.output}
         if source.negatives not in files:
@@ -286,7 +285,7 @@ class TrainingData:
         return build_samplers(self.tasks, examples, shares, self.run.seed, mined)
 
     def examples(self, task: str, negatives: Negatives | None = None) -> list[TrainExample]:
-        """Returns a task's training examples, or a sample if settings limit them; held-out queries are left out."""
+        """Returns a task's training examples, with `negatives` if given. Queries for validation are left out."""
         found = self._examples(task)
         return with_negatives(found, TopicsName(self.places[task].task, "train"), negatives) if negatives else found
 
@@ -349,7 +348,7 @@ class TrainingData:
         return found
 
     def pools_of(self, collection: Collection) -> list[Pool]:
-        """Returns the validation pools of the retrieval tasks of a collection."""
+        """Returns the validation pools of all retrieval tasks that use a collection."""
         return [
             pool for pool in self.pools if pool.task in self.tasks and self.places[pool.task].collection is collection
         ]

@@ -1,7 +1,6 @@
 """Makes documents for pre-training from passages or pages, and samples spans from them.
 
-coCondenser: Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, ACL
-2022.
+coCondenser: Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, 2022.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def sample_rows(count: int, most: int, seed: int) -> list[int]:
 def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.random.Generator) -> tuple[Ids, Ids]:
     """Samples two spans of a document, which do not overlap; returns their token ids, at most `most` for each.
 
-    The spans are from two passages. A single passage is cut in two sides of at least `shortest` tokens first.
+    The spans are from two passages. A single passage is first cut in two parts of at least `shortest` tokens.
     """
     if len(passages) > 1:
         first, second = random.choice(len(passages), 2, replace=False).tolist()

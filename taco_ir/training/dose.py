@@ -51,7 +51,7 @@ class DoseMeter:
     """Measures the dose of a weighting every N steps: how far its update is from the mean of the tasks' gradients.
 
     In each step call `begin`, then `add` for each task, then `measure` after the optimiser. The dose of naive training
-    is known, and steps that train only some tasks have none. Memory in a measured step: P floats.
+    is known. Steps that train only some of the tasks are not measured. Memory in a measured step: P floats.
 
     Args:
         every: measure every N steps; 0: never.

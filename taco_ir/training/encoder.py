@@ -162,12 +162,12 @@ class DualEncoder(nn.Module):
         return [table for table in tables if table.num_embeddings >= LARGE_TABLE]
 
     def use_sparse_tables(self, sparse: bool) -> None:
-        """Chooses sparse or dense gradients for large embedding tables; sparse ones have only the rows used."""
+        """Chooses sparse or dense gradients for large embedding tables. Sparse gradients have only the rows used."""
         for table in self.large_tables():
             table.sparse = sparse
 
     def freeze(self, embeddings: bool, layers: int) -> None:
-        """Freezes the embeddings if asked, and the lowest `layers` layers. Raises InputError if there are fewer."""
+        """Freezes all embeddings if asked, and the lowest `layers` layers. Raises InputError if fewer layers exist."""
         for backbone in map(self.backbone, self.towers):
             if embeddings:
                 for module in backbone.modules():
@@ -246,7 +246,7 @@ class DualEncoder(nn.Module):
         self.save(folder)
 
     def trained_parameters(self) -> list[tuple[str, Parameter]]:
-        """Returns the trainable parameters with their names, without a pooler that does not affect the vectors."""
+        """Returns (name, parameter) of each trainable parameter, without a pooler that does not affect the vectors."""
         own = self.named_parameters() if self.adapters is None else self.adapters.named_tensors().items()
         left_out = "" if self.config.pooling == "pooler" else ".pooler."
         return [(name, param) for name, param in own if param.requires_grad and not (left_out and left_out in name)]

@@ -124,7 +124,7 @@ def read_settings(
         flags: values of the flags that the user gave, by setting (see `given_flags`).
 
     Raises:
-        InputError: if a setting is unknown, has no effect, or has a value that is not allowed; names file or flag.
+        InputError: naming file or flag, if a setting is unknown, has no effect, or has a value that is not allowed.
     """
     values: Values = {**verb.defaults}
     if preset is not None:

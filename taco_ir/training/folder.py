@@ -107,7 +107,7 @@ def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
 
 
 def remove_run(output: Path, kept: Container[Path] = ()) -> None:
-    """Removes the training in `output` except its settings, which the next training replaces. The caller has its lock.
+    """Removes the training in `output` except its settings, which the next training replaces. Call it under a lock.
 
     The newest files are removed first, so that a killed process leaves an unfinished training.
 
@@ -148,7 +148,7 @@ def _refuse_other_kind(output: Path) -> None:
 def inputs_of(
     corpora: Sequence[tuple[Collection, Iterable[TopicsName]]], model: Path, negatives: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Returns the fingerprints of a training's inputs by name; topics that a collection does not have are left out.
+    """Returns fingerprints (hashes) of a training's inputs by name, without topics that a collection does not have.
 
     Args:
         corpora: the collections, each with the topics to use.
@@ -175,7 +175,7 @@ def hash_model(folder: Path) -> str:
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
-    """Saves fingerprints of inputs; if the training has begun, raises InputError if they differ from saved ones."""
+    """Saves the fingerprints of a new training's inputs; for a begun training, raises InputError if they differ."""
     path = output / INPUTS_FILE
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))

@@ -34,8 +34,8 @@ class Loop:
     Args:
         validation: runs in the first process; None: no validation, and the last model is kept.
         warm: a checkpoint of the previous episode; `weighting` says which of its state to load.
-        before: how far earlier trainings have read the examples. The position saved with the model counts all examples
-            of this training, even if the best model is from an earlier step.
+        before: how many examples earlier trainings have used. The position saved with the model counts all examples of
+            this training, even if the best model is from an earlier step.
         watchers: pages and trackers that get the lines of the log.
     """
 

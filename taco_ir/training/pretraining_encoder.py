@@ -32,7 +32,7 @@ class PretrainModel(DualEncoder):
 
     A row contains the text's vector (D numbers, if spans are contrasted), then the summed cross-entropy of its masked
     tokens, once for mlm and once for Condenser. All losses are functions of these rows, so GradCache works for all of
-    them. The folders that it writes are plain Hugging Face ones.
+    them. Saved models are plain Hugging Face folders.
 
     Args:
         folder: the base model or a checkpoint; heads in it are loaded.

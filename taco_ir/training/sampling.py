@@ -49,7 +49,7 @@ class StreamPosition(NamedTuple):
     since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     def continue_with(self, examples: str, size: int, negatives: str) -> StreamPosition:
-        """Returns this position, adjusted to new data. If negatives changed, the hardest are used first again."""
+        """Returns this position for the data of the next training. If negatives changed, it starts with the hardest."""
         now, sampled = self, sum(batches * share for batches, share in self.parts)
         if (examples, size) != (self.examples, self.size):
             begun = -(-sampled // max(self.size, 1))
@@ -78,7 +78,7 @@ class Stream(NamedTuple):
         return self.dealt.get(task, StreamPosition())
 
     def advance(self, steps: int, positions: Mapping[str, StreamPosition]) -> Stream:
-        """Returns the content after another training of `steps` steps; `positions` are the new ones of its tasks."""
+        """Returns the content after another training of `steps` steps, with the new positions of its tasks."""
         return Stream(self.steps + steps, {**self.dealt, **positions})
 
     def __str__(self) -> str:

@@ -119,7 +119,7 @@ def sequence_phases(
 
 
 def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
-    """Returns (first step, step after the last) of each phase with tasks. `shares` are relative lengths of phases."""
+    """Returns {phase: (first step, step after the last)} for phases with tasks. `shares`: relative lengths."""
     present = _present_phases(tasks, shares)
     whole = sum(present.values())
     ends = [round(steps * sum_ / whole) for sum_ in accumulate(present.values())]

@@ -68,7 +68,7 @@ def sources_of(run: Any) -> list[str]:
 
 
 def queries_of_step(shares: str, batch: int) -> int:
-    """Returns the number of queries in a step, over all tasks: the sum of `shares` if they are numbers, or `batch`."""
+    """Returns the number of queries in a step, over all tasks: `batch`, or the sum of `shares` if it lists numbers."""
     return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
@@ -564,7 +564,7 @@ class TrainSettings:
             )
 
     def flat(self) -> Values:
-        """Returns all settings by key, as files store them; `task_tables` is left out if no task has any."""
+        """Returns all settings by key, as files store them; `task_tables` is left out if it is empty."""
         values = {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
         tables = {name: own.given for name, own in self.task_tables.items()}
         return values | {"episodes": self.episodes} | ({"task_tables": tables} if tables else {})
@@ -575,7 +575,7 @@ class TrainSettings:
         return TrainSettings(**_drop_idle({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:
-        """Returns the settings of each episode in order. Without episodes, these settings are the only ones."""
+        """Returns the settings of each episode in order. Without episodes, the list has only these settings."""
         tables = [table for table in self.episodes for _ in range(table.get("repeat", 1))]
         return [self.of_episode(table) for table in tables] or [self]
 
@@ -585,7 +585,7 @@ class TrainSettings:
         return TrainSettings(**_drop_idle(merge({**self.flat(), "episodes": ()}, own), own))
 
     def check_episodes(self) -> None:
-        """Raises InputError if a weighting does not fit the schedule, or an episode cannot continue the one before."""
+        """Raises InputError if a weighting does not fit the schedule, or episodes do not fit each other."""
         episodes = self.each_episode()
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
@@ -646,7 +646,7 @@ def require(values: Mapping[str, Any], said: Callable[[str], str] = str) -> None
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the keys that have no effect with these values (others: defaults), and with which settings they would."""
+    """Returns the keys that have no effect with these values, and for each the condition for an effect, in words."""
     whole = SimpleNamespace(**{**DEFAULTS, "task_tables": {}, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
@@ -659,7 +659,7 @@ def idle_in_run(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def drop_idle(values: Mapping[str, Any]) -> Values:
-    """Returns the values that have an effect; those without are removed from the tables of episodes too."""
+    """Returns the values that have an effect. Keys without an effect are removed from tables of episodes too."""
     found = _drop_idle(values, ())
     if "episodes" in values:
         found["episodes"] = tuple(
@@ -676,14 +676,14 @@ def _drop_idle(values: Mapping[str, Any], kept: Collection[str]) -> Values:
 
 
 def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """Returns `base` changed by `given`. Values of `base` that lose their effect by this are left out."""
+    """Returns `base` changed by `given`. Values of `base` that lose their effect through `given` are left out."""
     found = merge(base, given)
     left = idle_in_run(found).keys() - idle_in_run(base).keys() - given.keys()
     return {key: value for key, value in found.items() if key not in left}
 
 
 def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """Returns `base` changed by `given`. Another weighting drops the old options; epochs drop the number of steps."""
+    """Returns `base` changed by `given`. A new weighting removes the old options; new `epochs` remove `steps`."""
     found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]

@@ -57,7 +57,7 @@ class SharedEncoder(DualEncoder):
         self.mlm: MaskedLanguageHead | None = None
 
     def add_reader(self, folder: Path, limits: ReaderConfig) -> None:
-        """Adds the reader's head: the one in `folder`, or a new one. Raises InputError if the encoder does not fit."""
+        """Adds the reader's head saved in `folder`, or a new head. Raises InputError if the encoder cannot read."""
         if self.config.pooling == "decoder":
             raise InputError(
                 f"{folder}: pooling 'decoder' makes one vector per text, but reading needs a vector per token; use "
@@ -73,7 +73,7 @@ class SharedEncoder(DualEncoder):
             )
 
     def add_mlm(self, folder: Path) -> None:
-        """Adds the head in `folder` for masked tokens, or a new one. Raises InputError if there is no mask token."""
+        """Adds the masked-language head saved in `folder`, or a new head. Raises InputError if no mask token exists."""
         words = vocabulary_of(self._tokenizers["passage"])
         if words.mask is None:
             raise InputError(f"{folder}: mlm needs a tokenizer that has one of {', '.join(MASKS)}; leave mlm out")

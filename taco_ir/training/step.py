@@ -42,7 +42,7 @@ class StepResult(NamedTuple):
 
 
 class MultiTaskStep:
-    """Computes the update of a step from the gradients of its tasks; it is the same for any number of processes.
+    """Computes the update of a step from the gradients of its tasks. It does not depend on the number of processes.
 
     Args:
         weighting: combines the gradients of all tasks. If a step has only some tasks, their mean gradient is used.
@@ -51,7 +51,7 @@ class MultiTaskStep:
         log_dose: measure every N steps how far the update is from the mean of the gradients; 0: never.
 
     Attributes:
-        dose: measures this for the last step, after the optimiser.
+        dose: the meter for `log_dose`, to call after the optimiser.
     """
 
     def __init__(

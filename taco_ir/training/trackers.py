@@ -39,7 +39,7 @@ class Tracker(Protocol):
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None: ...
 
     def open(self, run: str | None) -> str:
-        """Begins a run (None), or continues the run with this name; returns the name."""
+        """Begins a new run if `run` is None, otherwise continues the run of this name; returns the run's name."""
 
     def send(self, step: int, values: Values) -> None:
         """Sends numbers of a step by name, such as loss/nq."""

@@ -56,7 +56,7 @@ def sample_queries(collection: Collection, task: str, split: str, count: int, se
     """Samples validation queries of a task that have a gold passage in the collection; None if there are none.
 
     Args:
-        count: maximum number of queries. Of train queries, at most a fifth is taken, because these are not trained on.
+        count: maximum number of queries. Of train queries, at most a fifth is taken, because training leaves them out.
     """
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:

@@ -77,8 +77,8 @@ class Work:
 
     Attributes:
         held_out: number of documents that pre-training holds out.
-        before: how far earlier trainings have read each task's examples.
-        readable: ids of the queries to use, by task, for tasks that train reading but not retrieval.
+        before: how many of each task's examples earlier trainings have used.
+        readable: for tasks that are trained only for reading, the ids of the queries to use.
         negatives: mined negatives, by task.
         texts: the passages of the training's collection that the tasks need; each task adds its own.
         other_texts: the same for other collections.
@@ -133,7 +133,8 @@ class Work:
         """Returns a sampler for each name, which continues where earlier trainings stopped. Reads the passages needed.
 
         Args:
-            examples, shares: for each sampler, its examples and their number in a batch.
+            examples: for each sampler, its examples.
+            shares: for each sampler, the number of examples in a batch.
             tasks: for each sampler, the task of its examples; empty: examples are passages of the collection.
         """
         mined = [self.negatives.get(task) for task in tasks]
@@ -216,7 +217,7 @@ class Objective(ABC):
         return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
 
     def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
-        """Returns the examples of a batch that this process computes in turn 0, ..., accumulate - 1; may be empty."""
+        """Returns the examples of a batch that this process computes in turn `turn` of `accumulate`; may be empty."""
         accumulate, processes = self.means.settings.accumulate, self.means.processes
         return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
@@ -232,7 +233,7 @@ class Objective(ABC):
 
     @abstractmethod
     def activation_bytes(self, token_bytes: float) -> float:
-        """Returns the memory of a process for activations of the longest texts, given the bytes of one token."""
+        """Returns the bytes that one process needs for the longest texts' activations; `token_bytes`: for one token."""
 
     @abstractmethod
     def batch(self, number: int) -> Any:
@@ -240,7 +241,7 @@ class Objective(ABC):
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
-        """Adds the gradient of this process's slice in turn 0, 1, ..., accumulate - 1; returns the slice's loss."""
+        """Adds the gradient of this process's slice in turn `turn` of `accumulate`; returns the slice's loss."""
 
     def backward(self, batch: Any) -> Tensor:
         """Leaves the gradient of a batch, summed over all processes, in `.grad` of the parameters; returns the loss."""

@@ -27,7 +27,7 @@ OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # of a layer norm's tensors in 
 
 
 class MaskedLanguageHead(nn.Module):
-    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens by the word embeddings (tied weights)."""
+    """BERT's head: a linear layer, GELU, layer norm, then scores of all V tokens by the (tied) word embeddings."""
 
     def __init__(self, width: int, table_VE: Tensor, eps: float, spread: float) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ class MaskedLanguageHead(nn.Module):
 class Condenser(nn.Module):
     """Transformer layers on top of the backbone, as in Condenser (Gao and Callan, EMNLP 2021).
 
-    They see the first token of the last layer, and the other tokens of the middle layer. To predict masked tokens, the
-    late layers must pass their knowledge of the text through this first token.
+    Their input is the first token of the last layer, and the other tokens of the middle layer. To predict masked
+    tokens, the late layers of the backbone must pass their knowledge of the text through this first token.
     """
 
     def __init__(self, config: Any) -> None:

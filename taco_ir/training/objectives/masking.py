@@ -26,8 +26,8 @@ class Vocabulary(NamedTuple):
     """The token ids that masking needs, from a tokenizer.
 
     Attributes:
-        before, after: special tokens before and after a text.
-        mask: the mask token; None: the tokenizer has none.
+        before, after: ids of the special tokens before and after a text.
+        mask: id of the mask token; None: the tokenizer has none.
         ordinary: ids of all tokens that are not special.
     """
 

@@ -89,7 +89,7 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
 
 
 def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[str]]:
-    """Returns the ids of queries with a usable answer, by task, for tasks that train reading but not retrieval."""
+    """Returns the ids of queries with a usable answer, by task, for tasks that are trained only for reading."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         place = data.places[task]
@@ -112,7 +112,7 @@ class Reading(Objective):
     """Trains the reader to find which of a question's passages contains the answer, and where.
 
     Args:
-        spans: the answers of the sampler's questions, by passage.
+        spans: the answer spans by question id, then by docid.
     """
 
     phase = READING

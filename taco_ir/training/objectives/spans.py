@@ -60,7 +60,7 @@ class DocumentSampler(EpochSampler):
 
     Args:
         documents: the numbers of the documents.
-        before: how far earlier trainings have read the documents.
+        before: the position where earlier trainings stopped.
         source: fingerprint of the documents' source.
     """
 
