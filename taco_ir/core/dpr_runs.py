@@ -105,7 +105,8 @@ def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
                 )
             if (qid := qids.get(question.strip())) is None:
                 raise InputError(
-                    f"{where}: question {abbreviate(question)} is not among the {len(qids)} queries of the topics"
+                    f"{where}: question {abbreviate(question)} is not among the {len(qids)} queries of the topics; "
+                    "give the topics of this run"
                 )
             if qid in rankings:
                 raise InputError(f"{where}: question {abbreviate(question)} appears twice; each may appear once")

@@ -274,7 +274,7 @@ def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]
         for qid, ranking in run.rankings.items():
             yield qid, list(dict.fromkeys([pages[docid] for docid in ranking.docids]))
     except KeyError as error:
-        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is unknown") from error
+        raise InputError(f"run: docid {error.args[0]!r} is not in the collection; give the run's collection") from error
 
 
 def rank_pages(pages: Collection[str]) -> Ranking:

@@ -84,7 +84,7 @@ def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
         ]
         if not queries:
             said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is in {each.name}"
-            raise InputError(f"--qrels {path}: {said}")
+            raise InputError(f"--qrels {path}: {said}; give judgments for these topics")
         judged.append(each._replace(queries=queries))
     return judged
 

@@ -184,7 +184,7 @@ def _request(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
                 if sink.tell() > total:
                     _restart(sink)  # the bytes do not belong to the announced file
                     raise InputError(
-                        f"{url}: the server sent more than the {total} bytes it announced; nothing was kept"
+                        f"{url}: the server sent more than the {total} bytes it announced; nothing was kept, try again"
                     )
                 if report:
                     report(sink.tell(), total)

@@ -108,7 +108,8 @@ def _log_left_out(collection: Collection, name: TopicsName, queries: int, exampl
     """Log how many queries have no positive. Raises: InputError if no query has one."""
     if not examples:
         raise InputError(
-            f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}"
+            f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}; give the "
+            "collection that these topics belong to"
         )
     if left_out := queries - examples:
         log.warning(

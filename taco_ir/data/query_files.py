@@ -134,7 +134,7 @@ def read_qrels(path: Path) -> Qrels:
             raise InputError(f"{where}: the grade of {docid!r} is {abbreviate(grade)}; it must be a whole number")
         if (earlier := qrels.setdefault(qid, {}).setdefault(docid, int(grade))) != int(grade):
             raise InputError(
-                f"{where}: {docid!r} has grade {grade} for query {qid!r}, but {earlier} on an earlier line"
+                f"{where}: {docid!r} has grade {grade} for query {qid!r}, but {earlier} on an earlier line; keep one"
             )
     if not qrels:
         raise InputError(f"{path}: no judgments; each line is `qid iteration docid grade`")

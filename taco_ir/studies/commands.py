@@ -126,7 +126,7 @@ class Commands:
         folder = Path(self._models[name]) if name in self._models else BUILTIN[name]()
         files = sorted(folder.rglob("*.safetensors"))
         if not files:
-            raise InputError(f"--models {name}={folder}: no weights in it (*.safetensors)")
+            raise InputError(f"--models {name}={folder}: no weights in it; give a folder with *.safetensors files")
         return fingerprint([sha256_file(path) for path in files])
 
     def _named_models(self, jobs: Collection[Job]) -> set[str]:

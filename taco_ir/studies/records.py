@@ -176,7 +176,7 @@ def _read_record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -
     record = check_type(value, Record, where)
     if values.keys() != record.topics.keys():
         ours, theirs = (", ".join(names)[:100] for names in (record.topics, values))
-        raise InputError(f"{where}: its topics are {ours}, but its values are for {theirs}")
+        raise InputError(f"{where}: its topics are {ours}, but its values are for {theirs}; run the job again")
     topics = {name: _with_values(where, name, scores, values[name]) for name, scores in record.topics.items()}
     return replace(record, topics=topics)
 
@@ -198,11 +198,11 @@ def _with_values(where: str, name: str, scores: TopicScores, by_query: Any) -> T
             wrong = len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5)
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
-                f"{where}: topics.{name}: {measure}: the measure has a mean, but no values for each query"
+                f"{where}: topics.{name}: {measure}: there is a mean, but no values for each query; run the job again"
             ) from error
         if wrong:
             raise InputError(
                 f"{where}: topics.{name}, {measure}: {len(values)} values have the mean {mean:#.6g}, which is not "
-                "the mean in the record"
+                "the mean in the record; run the job again"
             )
     return replace(scores, by_query=by_query)
