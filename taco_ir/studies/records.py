@@ -198,7 +198,7 @@ def _with_values(where: str, name: str, scores: TopicScores, by_query: Any) -> T
             wrong = len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5)
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
-                f"{where}: topics.{name}: {measure}: there is a mean, but no values for each query; run the job again"
+                f"{where}: topics.{name}: {measure}: the measure has a mean, but no values by query; run the job again"
             ) from error
         if wrong:
             raise InputError(
