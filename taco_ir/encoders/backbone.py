@@ -45,11 +45,11 @@ def usable_device(name: str) -> torch.device:
 def load_backbone(
     folder: ModelFolder, config: EncoderConfig
 ) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
-    """Return the backbone in float32, its fast tokenizer, and the linear head; None if `config` has no head.
+    """Return the backbone in float32, its fast tokenizer, and the linear head (None if `config` has no head).
 
     Raises:
-        InputError: if transformers cannot load the model, if it lacks weights or the head, or if it does not support
-            the pooling.
+        InputError: if transformers cannot load the model, weights or the head are missing, or the pooling is not
+            supported.
     """
     import transformers
 

@@ -72,7 +72,7 @@ class EncoderConfig(Settings):
         left_context: number of words to keep before a marked mention, so that truncation does not remove it; 0: all.
         head: output width of the linear layers after pooling (head.safetensors); 0: there are no such layers.
         head_layers: the activation of each of these layers; empty: one layer without bias and activation.
-        lowercase: whether texts are lowercased before the tokenizer.
+        lowercase: change texts to lower case before tokenizing.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
@@ -139,11 +139,11 @@ class EncoderConfig(Settings):
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings for fingerprints. Newer settings count only if changed, so that old fingerprints stay valid."""
+        """The settings for fingerprints. Newer settings count only if not the default: old fingerprints stay valid."""
         return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """Return a copy in which tasks use the prompts of their `lenders`. Raises: InputError if a lender has none."""
+        """Return a copy in which tasks (keys of `lenders`) use other tasks' prompts (values). Raises: InputError."""
         for task, lender in lenders.items():
             if task in self.prompts:
                 raise InputError(f"task {task!r} has its own prompt and cannot borrow from {lender!r}; leave it out")

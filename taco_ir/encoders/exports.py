@@ -80,7 +80,7 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
     merge = method_of(record.method).merge
     if merge is None:
         raise InputError(
-            f"adapters of method {record.method} cannot be merged into the backbone, only those of "
+            f"adapters of method {record.method} cannot be merged into the backbone, only adapters of "
             f"{', '.join(mergeable())}; use the exported queries"
         )
     if not record.mergeable and not record.merges_queries:
@@ -123,7 +123,7 @@ def write_huggingface(
 
 
 def list_differences(config: EncoderConfig) -> list[str]:
-    """Describe how other tools' queries differ from ours: those tools have one length limit and cut texts' ends."""
+    """Describe where other tools encode queries differently: they have one length limit, and cut texts at the end."""
     notes = []
     if lengths := _lengths(config):
         own = [f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items())]
@@ -199,7 +199,7 @@ def write_sentence_transformers(
         of_passages: the passage encoder, if it is another model; otherwise empty.
 
     Raises:
-        InputError: for pooling that it does not support, or a passage template other than title and text.
+        InputError: for unsupported pooling, or a passage template other than title and text.
     """
     folder = ModelFolder(source, base)
     _refuse_parts(folder, config, THEIR_POOLING.values())

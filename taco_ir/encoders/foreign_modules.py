@@ -73,14 +73,14 @@ class Dense(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Keys that are read from config_sentence_transformers.json."""
+    """Keys that are read from config_sentence_transformers.json: prompts by name, and the type of the model."""
 
     prompts: dict[str, str] | None = None
     model_type: str | None = None
 
 
 class Module(NamedTuple):
-    """A module: its class and its folder."""
+    """A module of a sentence-transformers folder: its class and its folder."""
 
     kind: str
     place: Path
@@ -118,7 +118,7 @@ def list_modules(folder: Path, route: str = "") -> list[Module]:
 
 
 def transformer_folder(folder: Path, route: str = "") -> Path:
-    """Return the folder of the backbone's files: the folder of the Transformer module or, without one, `folder`."""
+    """Return the folder of the backbone's files: the Transformer module's folder, or `folder` if there is no module."""
     return next((module.place for module in list_modules(folder, route) if module.kind == "Transformer"), folder)
 
 
@@ -142,7 +142,7 @@ def _module(path: Path, kind: str, folder: Path, place: str) -> Module:
             "vector per text"
         )
     if name not in KINDS:
-        raise InputError(f"{path}: type is module {abbreviate(name)}; valid: {', '.join(KINDS)}")
+        raise InputError(f"{path}: type names the module {abbreviate(name)}; supported: {', '.join(KINDS)}")
     if not os.path.isdir(folder / place) and name != "Normalize":  # noqa: PTH112  (no for any text)
         raise InputError(f"{path}: path is {abbreviate(place)}, but the model has no such folder")
     return Module(name, folder / place)
@@ -159,7 +159,7 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
     if name is None:
         raise InputError(
             f"{path}: key 'structure' has no route {' or '.join(ROUTES[route])}, only {', '.join(said.structure)}; a"
-            " model needs one for queries and one for passages"
+            " model needs a route for queries and a route for passages"
         )
     for key in said.structure[name]:
         if key not in said.types:
@@ -242,9 +242,9 @@ def _pooling(path: Path) -> Pooling:
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in THEIR_POOLING or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
-            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token"
-            " or pooling_mode_lasttoken)"
+            f"{path}: pooling is {abbreviate(mode)}, include_prompt {said.include_prompt};"
+            f" allowed: {' or '.join(THEIR_POOLING)} (pooling_mode_mean_tokens, pooling_mode_cls_token or"
+            " pooling_mode_lasttoken), with include_prompt true"
         )
     return THEIR_POOLING[mode]
 

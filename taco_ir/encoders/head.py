@@ -28,7 +28,7 @@ def new_head(config: EncoderConfig, inputs: int) -> nn.Module:
 
 
 def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
-    """Read the tensors of sentence-transformers' Dense modules; the names are those of a head of several layers."""
+    """Read the tensors of sentence-transformers' Dense modules, named by layer: 0.weight, 0.bias, 2.weight, ..."""
     return {
         f"{2 * place}.{name.removeprefix('linear.')}": value
         for place, path in enumerate(files)
@@ -37,7 +37,7 @@ def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
-    """Build the head from its tensors. Raises: InputError if they do not fit `config` and the width `inputs`."""
+    """Build the head from its tensors. Raises: InputError if the tensors do not fit `config` and the width `inputs`."""
     import torch
 
     if not config.head_layers:

@@ -34,7 +34,7 @@ IMPORTS, MODELS = "transformers.utils.import_utils", "models"
 
 
 def prefer_light_imports() -> None:
-    """Make `lightly` leave out what encoding does not need. Only for commands: it affects the whole process."""
+    """Make `lightly` leave out what encoding does not need. Only for commands, as this affects the whole process."""
     if OURS.is_set():
         LIGHT.set()
 

@@ -338,7 +338,7 @@ class ModelFolder:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of the weights or, for adapters, of the adapters; None if there is no single such file."""
+        """The file with all weights or, in a folder of adapters, with their tensors; None if there is no such file."""
         names = (TENSORS_FILE,) if self.kind is Kind.ADAPTERS else (PLAIN_FILE, INT8_FILE)
         return next((path for name in names if (path := self.files / name).is_file()), None)
 

@@ -26,10 +26,10 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # what is d
 
 
 def locate(model: str | None) -> Path:
-    """Return the local folder of a model: a folder, a built-in name, or a model on a hub, which is downloaded.
+    """Return the local folder of a model, given as a folder, a built-in name, or a name on a hub (then downloaded).
 
-    None: the encoder that comes with the package. For a training's folder, such as `my-run`, the folder of its model is
-    returned, `my-run/model`. Raises: InputError for an unknown model.
+    None stands for the encoder that comes with the package. The folder of a training, such as `my-run`, stands for the
+    folder of its model, `my-run/model`. Raises: InputError for an unknown model.
     """
     if model is None:
         return shipped_folder()
@@ -90,7 +90,7 @@ def conversion_of(name: str, folder: Path) -> str:
     """Return advice for an error message: how to convert a model to safetensors with a fast tokenizer.
 
     Args:
-        folder: the folder of its config.json, which tells DPR encoders apart (AutoModel does not).
+        folder: the folder of the model's config.json, which shows whether the model is a DPR encoder.
     """
     path = folder / "config.json"
     classes = read_json(path, dict[str, Any]).get("architectures") if path.is_file() else None

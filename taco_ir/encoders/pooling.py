@@ -24,7 +24,7 @@ def tokenize(
     """Return the token ids of each text, and the number of truncated texts. Works in chunks to save memory.
 
     Args:
-        marker: a token to insert at the front, after the special token if there is one; it counts as a token.
+        marker: id of a token to insert at the front, after the special token if there is one; it counts as a token.
     """
     tokenizer.enable_truncation(max_tokens - (marker is not None))
     ids, cut = [], 0
@@ -72,14 +72,14 @@ def embed(
     head: torch.nn.Module | None = None,
     **marks: Any,
 ) -> torch.Tensor:
-    """Encode padded texts as vectors [B, D]; pool and normalise as `config` says. `marks` are of `RoleMarks.inputs`."""
+    """Encode padded texts as vectors [B, D], pooled and normalised as in `config`; `marks`: `RoleMarks.inputs`."""
     return pool(read(backbone, config, ids_BL, mask_BL, **marks), config, mask_BL, head)
 
 
 def read(
     backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any
 ) -> Any:
-    """Run the backbone on padded texts; return transformers' output, of the decoder if `config` pools there."""
+    """Run the backbone on padded texts; return transformers' output (the decoder's, if `config` pools there)."""
     import torch
 
     inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}

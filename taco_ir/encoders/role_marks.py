@@ -79,7 +79,7 @@ class RoleMarks:
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """Return backbone inputs that mark roles; they are added to the token ids, or replace them. An adapter for a
+        """Return the backbone's inputs that mark roles, in addition to token ids or in their place. An adapter for a
         role stays active afterwards.
 
         Args:
@@ -97,7 +97,7 @@ class RoleMarks:
         return {}
 
     def reader_roles(self, asked: list[int], length: int) -> torch.Tensor:
-        """Return roles of readers' inputs: [N, L] for token types, otherwise [N, 1]. Questions have `asked` tokens."""
+        """Return roles of N readers' inputs: [N, L] for token types, otherwise [N, 1]. Question n: asked[n] tokens."""
         import torch
 
         if self._kind != "token_type":
@@ -106,7 +106,7 @@ class RoleMarks:
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """Create parameters for role marks; None if this type has none. Raises: InputError for an unsupported backbone."""
+    """Create parameters for role marks; None if this type needs none. Raises: InputError for a wrong backbone."""
     import torch
 
     if kind == "embedding":
@@ -141,8 +141,8 @@ def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | No
     found = read_safetensors(path) if path.is_file() else {}
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
         name, value = next(iter(own.items()))
-        needed = f"{len(own)} tensors of roles {kind} on this backbone"
-        raise InputError(f"{path}: {needed} are needed, such as {name!r} of {list(value.shape)}")
+        needed = f"{len(own)} tensors for roles {kind} on this backbone"
+        raise InputError(f"{path}: {needed} are needed, such as {name!r} of shape {list(value.shape)}")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(found[name])

@@ -39,7 +39,7 @@ class Tower:
     """A backbone with its tokenizer, pooling, head and role marks.
 
     Attributes:
-        config: sets pooling and role marks; prompts, lengths and template are those in TextEncoder.config.
+        config: sets pooling and role marks; prompts, lengths and template come from TextEncoder.config.
         weights: hash of all files that the vectors depend on.
         dim: D, the width of a vector.
     """
@@ -148,12 +148,12 @@ class TextEncoder:
 
     @property
     def passage_fingerprint(self) -> str:
-        """Hash of everything that passage vectors depend on, without adapters for queries. Indexes record it."""
+        """Hash of everything that passage vectors depend on, without adapters for queries. Indexes record this hash."""
         return self._hash_passages(self.towers[Role.PASSAGE].precision)
 
     @property
     def rounded_fingerprints(self) -> tuple[str, ...]:
-        """The `passage_fingerprint` in number formats other than float32; queries can also search such vectors."""
+        """The `passage_fingerprint` in formats other than float32; this encoder's queries can search these vectors."""
         return tuple(map(self._hash_passages, get_args(Precision)[1:]))
 
     def lowest_cosine(self, passages: Sequence[Passage]) -> float:
@@ -182,7 +182,7 @@ class TextEncoder:
         """Encode queries of one task with its prompt: float32 [B, D]. `truncated` counts truncated queries.
 
         Args:
-            task: name or alias of the task; None: queries without a task, which are encoded as all other tasks (`*`).
+            task: name or alias of the task; None: no task, so queries are encoded as for all other tasks (`*`).
 
         Raises:
             InputError: for an unknown task, a task that the model has no prompt or adapter for, or a single text.
@@ -323,7 +323,7 @@ def load_encoder(
         (1, 1)
     """
     if precision == "tf32" and usable_device(device).type == "cpu":
-        raise InputError(f"--precision tf32 runs on GPUs; --device is {device!r}")
+        raise InputError(f"--precision tf32 runs only on GPUs; give --device cuda, not {device}")
     folder = ModelFolder.find(None if model is None else str(model))
     if (record := folder.record) is not None:
         if precision == "int8":
@@ -361,7 +361,7 @@ def _load_tower(
     device: str,
 ) -> Tower:
     if usable_device(device).type != "cpu" and precision == "int8":
-        raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
+        raise InputError(f"--precision int8 runs only on the CPU; leave out --device {device}")
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:

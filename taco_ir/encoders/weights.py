@@ -100,7 +100,7 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
     matrices = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
     if not matrices:
-        raise InputError(f"{path}: it has no matrix in 8 bits, although {CONFIG} says so")
+        raise InputError(f"{path}: it has no matrix in 8 bits, although {CONFIG} says so; export the model again")
     weights = {name: value for name, value in tensors.items() if not name.endswith((NUMBERS, SCALES))}
     for name in sorted(matrices):
         numbers, scales = tensors.get(name + NUMBERS), tensors.get(name + SCALES)

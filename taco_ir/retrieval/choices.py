@@ -103,7 +103,7 @@ class SearchRequest:
         compare: also search with the other retrievers and score all runs; None: only if `retriever` is "dense", and
             BM25's index exists or is quick to build.
         hybrid_weights: file with the fusion weight of each task; None: fuse by reciprocal ranks.
-        recall: recall that an approximate index must reach on a sample of the queries; None: keep its present settings.
+        recall: recall that an approximate index must reach on a sample of the queries; None: no such check.
 
     Raises:
         InputError: for a value that is not allowed.

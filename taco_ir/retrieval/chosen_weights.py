@@ -31,7 +31,7 @@ class ChosenWeights(NamedTuple):
     def of(
         cls, request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None
     ) -> ChosenWeights:
-        """Put the weights file beside the runs: in the folder of `output` or, if it is None, in the default folder."""
+        """Return the weights file beside a search's runs: in `output`'s folder or, if it is None, a default folder."""
         folder = default_folder(collection)
         if output is not None:
             folder = named_paths(output, topics, RUN_SUFFIXES[request.form])[0].parent

@@ -96,7 +96,7 @@ def encode_collection(
     """Encode the passages of a shard that are not encoded yet; print estimates of time and space first.
 
     Raises:
-        InputError: for a folder with other vectors, or one in use by another process, or too little disk space.
+        InputError: for a folder with other vectors or in use by another process, or too little disk space.
     """
     with exclusive(shard.folder(output), wait=False):
         ShardEncoder(collection, encoder, recipe, output).encode(shard, overwrite=overwrite)

@@ -303,7 +303,7 @@ def exact_scores(
 
 
 def rounding(dim: int) -> float:
-    """Bound the rounding error in the difference of two float32 inner products of vectors of length 1."""
+    """Bound the rounding error in the difference of two float32 inner products of unit vectors with `dim` numbers."""
     return 2 * dim * UNIT
 
 

@@ -71,7 +71,7 @@ def build_index(
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
         raise InputError(
-            f"--factory {factory!r}: faiss cannot read this string ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8"
+            f"--factory {factory!r}: faiss cannot read this string ({reason}); examples: Flat, HNSW32, 'IVF1024,SQ8'"
         ) from error
     if on_disk:
         require_lists(index, factory)
@@ -192,7 +192,7 @@ class DenseIndex:
         check_files(folder, self.manifest.files, self._files, REMEDY, anew=True)
 
     def reach(self, recall: float, queries_BD: Vectors, hits: int, folder: Path) -> None:
-        """Choose how far the index must search to reach a recall on a sample of `queries_BD`; store it in `folder`.
+        """Choose how far to search to reach a recall on a sample of `queries_BD`; store this in the index's `folder`.
 
         Raises:
             InputError: for an index that always searches all vectors, or a recall that the index cannot reach.
@@ -288,7 +288,7 @@ class _Stored:
 
 
 def flat_vectors(index: Any, owner: Any = None) -> Vectors:
-    """Return a Flat index's vectors without a copy: float32 [N, D], read-only. `owner` is an index that contains it."""
+    """Return a Flat index's vectors without a copy: float32 [N, D], read-only. `owner`: an index around `index`."""
     vectors_ND: Vectors = np.asarray(_Stored(index, index if owner is None else owner))
     return vectors_ND
 

@@ -132,7 +132,7 @@ class FrozenIndex:
         return len(self.docids)
 
     def block(self, start: int, stop: int) -> Vectors:
-        """Return the vectors of rows `start` to `stop` - 1: float32 [n, D], not to be changed (a map of the file)."""
+        """Return the vectors of rows `start` to `stop` - 1: float32 [n, D]. Do not change this map of the file."""
         return self._vectors_ND[start:stop]
 
     def at(self, rows: npt.NDArray[np.int64]) -> Vectors:
@@ -203,7 +203,7 @@ def blocks(vectors: Matrix) -> Iterator[Vectors]:
 
 
 def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[Vectors]:
-    """Yield blocks with progress; they have `count` vectors. Raises: InputError for an infinite or NaN value."""
+    """Yield the blocks `parts`, and show progress. Raises: InputError naming a vector with infinite or NaN values."""
     progress, row = Progress("read", count, "vectors"), 0
     for block_ND in parts:
         if not np.isfinite(block_ND).all():

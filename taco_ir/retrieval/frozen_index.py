@@ -117,12 +117,12 @@ def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passa
     """
     if encoder.dim != index.dim:
         raise InputError(
-            f"{index.path}: its vectors have {index.dim} dimensions, the encoder's {encoder.dim}; give its own encoder"
+            f"{index.path}: it has {index.dim} dimensions, the encoder {encoder.dim}; give the encoder that made it"
         )
     rows_N = index.rows([passage.docid for passage in passages])
     known = [passage for passage, row in zip(passages, rows_N, strict=True) if row >= 0]
     if not known:
-        raise InputError(f"{index.path}: none of the {len(passages)} passages to compare is in it; give its collection")
+        raise InputError(f"{index.path}: it has none of the {len(passages)} passages; give passages of its collection")
     stored_ND = np.concatenate([index.block(row, row + 1) for row in rows_N[rows_N >= 0].tolist()])
     made_ND = encoder.encode_passages(known)
     norms_N = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(made_ND, axis=1)

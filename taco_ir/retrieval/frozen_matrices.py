@@ -60,8 +60,8 @@ def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
     """Open a parquet file with vectors and docids; the vectors are copied to an unnamed temporary file.
 
     The vectors are the only column of lists of floats. The docids are the only column of texts or whole numbers; if
-    there are several, the column called `docid`, `id`, `_id` or `docno`. `docids` is a file to read the docids from
-    instead.
+    there are several, the column called `docid`, `id`, `_id` or `docno`. If `docids` is given, they are read from that
+    file.
 
     Raises:
         InputError: if no column or several columns fit, lists differ in length, or values are missing.

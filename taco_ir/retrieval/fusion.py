@@ -78,7 +78,7 @@ class HybridWeights(NamedTuple):
         if not (folder / WEIGHTS_FILE).is_file():
             raise InputError(
                 f"--hybrid-weights {OF_MODEL}: there is no {WEIGHTS_FILE} in {folder}; taco_ir.search "
-                "--choose-weights writes one"
+                "--choose-weights makes such a file"
             )
         return cls.read(folder / WEIGHTS_FILE)
 
@@ -86,7 +86,7 @@ class HybridWeights(NamedTuple):
     def read(cls, path: Path) -> HybridWeights:
         """Read a file of fusion weights. Raises: InputError for unknown keys, or a weight that is not from 0 to 1."""
         if not path.is_file():
-            raise InputError(f"--hybrid-weights {path}: no such file; taco_ir.search --choose-weights writes one")
+            raise InputError(f"--hybrid-weights {path}: no such file; taco_ir.search --choose-weights makes it")
         found = read_json(path, HybridWeights, "choose the weights again with search --choose-weights")
         for task, weight in found.tasks.items():
             if weight.dense > 1:

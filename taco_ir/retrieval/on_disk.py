@@ -28,7 +28,7 @@ def require_lists(index: Any, factory: str) -> None:
     if isinstance(inner, faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)
     if not isinstance(inner, faiss.IndexIVF) or isinstance(inner, faiss.IndexIVFPQR | faiss.IndexIVFFastScan):
-        examples = "IVF1024,SQ8, IVF1024,Flat or OPQ16,IVF1024,PQ16"
+        examples = "'IVF1024,SQ8' or 'OPQ16,IVF1024,PQ16'"
         raise InputError(f"--factory {factory!r}: --on-disk needs an index with IVF lists, such as {examples}")
 
 

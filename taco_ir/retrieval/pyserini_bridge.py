@@ -117,7 +117,7 @@ def _refuse_tokenizer(name: str | None) -> None:
 
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
     if pooling not in POOLINGS:
-        raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
+        raise InputError(f"--pooling {pooling!r}; allowed: {', '.join(str(name) for name in POOLINGS if name)}")
     # a model that describes itself ignores the pooling that Pyserini sets for paths with the word `sentence`
     if model is None or ModelFolder.find(model).describes_itself:
         return load_encoder(model, device=device)

@@ -283,7 +283,7 @@ class BM25Retriever(Ranker):
 
 
 class FusionRetriever(Ranker):
-    """Fuses other retrievers by reciprocal ranks."""
+    """Fuses the rankings of other retrievers by reciprocal ranks."""
 
     name = choices.FUSION
 
@@ -325,7 +325,7 @@ class FusionRetriever(Ranker):
         return self.complete_runs({}, topics, hits)
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """Return `runs` of these topics, by retriever; add missing runs of the fused retrievers and of the fusion."""
+        """Return runs of these topics by retriever: `runs`, and missing runs of fused retrievers and of the fusion."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or self._fuse(list(parts.values()), topics, hits)}
 
@@ -351,7 +351,7 @@ class WeightedRetriever(FusionRetriever):
         return {"weights": self._weights.by_task, "hits": self._weights.hits, "of": self._parts}
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """As in the base class, but with at least the number of hits that the weights were chosen with."""
+        """As in the base class, but fuse at least the number of hits that the weights were chosen with."""
         depth = self._depth(hits)
         if depth == hits:
             return super().complete_runs(runs, topics, hits)

@@ -26,7 +26,7 @@ MOST_SHARDS = 64  # maximum number of shards of whole blocks
 
 
 class ShardsOfPassages:
-    """A kind of work for the workers of an engine: encode one shard of a collection.
+    """The work of a worker process: encodes shards of a collection, one after the other.
 
     Raises:
         InputError: if the worker's machine lacks a folder, or has other passages or another model.

@@ -257,7 +257,7 @@ def record_path(run: Path) -> Path:
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """Return names and fingerprints of a run's collection and topics, as they stand in its record."""
+    """Return names and fingerprints of a collection and of topics, in the form of a run's record."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
@@ -306,10 +306,10 @@ def read_record(run: Path) -> Mapping[str, Any]:
 
 
 def named_paths(output: str, topics: Sequence[Topics], suffix: str) -> list[Path]:
-    """Return the run file of each of the topics for the user's `output`: a file for one, a folder for several.
+    """Return the run file of each of the topics: `output` itself for one, files in the folder `output` for several.
 
     Raises:
-        InputError: for several topics with a file.
+        InputError: if there are several topics, but `output` is a file.
     """
     path = Path(output)
     if len(topics) == 1 and not output.endswith("/") and not path.is_dir():

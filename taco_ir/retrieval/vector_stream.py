@@ -120,7 +120,7 @@ class VectorStream:
         if (least := fixed + scored * each) > memory:
             raise InputError(
                 f"--memory {format_bytes(memory)}: too small for a block of {rows:,} vectors and {scored:,} queries "
-                f"beside the model, which takes {format_bytes(used)}; give at least {format_bytes(least)}"
+                f"besides the {format_bytes(used)} in use; give at least {format_bytes(least)}"
             )
         return min(queries, (memory - fixed) // each // scored * scored)
 
@@ -188,7 +188,7 @@ class VectorStream:
 
 
 class ShardsOfVectors:
-    """A kind of work for the workers of an engine: search one shard of vectors for the queries in a file.
+    """The work of a worker process: searches shards of vectors, one after the other, for the queries in a file.
 
     Raises:
         InputError: if the worker's machine lacks a folder.

@@ -61,7 +61,7 @@ class Recipe(NamedTuple):
             )
         if collection is not None and collection != self.collection:
             raise InputError(
-                f"{where}: its passages are from collection {self.collection}, but the given collection is {collection}"
+                f"{where}: made from collection {self.collection}, not from {collection}; give the encoded collection"
             )
 
     @property
@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A shard of a collection, such as number 2 of 8; a group of `rows_together` passages is never divided."""
+    """A shard of a collection, such as the second of 8; groups of `rows_together` passages are never divided."""
 
     number: int
     of: int
@@ -160,7 +160,7 @@ class ShardWriter:
     def write(
         self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]
     ) -> None:
-        """Encode and write `passages`, which must start at the first unfinished row.
+        """Encode `passages` and write their vectors; the first passage must be the first unfinished row of the shard.
 
         Raises:
             InputError: for vectors with numbers that are too large for fp16.
@@ -252,7 +252,7 @@ class VectorSet:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all vectors and docids, from the hashes in their manifests."""
+        """Hash of all vectors and docids, from the hashes in the shards' manifests."""
         return fingerprint([self.recipe.compared, [block.sha256 for _, block in self._blocks]])
 
     def blocks(self, start: int = 0) -> Iterator[Block]:

@@ -334,7 +334,7 @@ def test_the_folder_of_a_training_stands_for_its_model(tiny_bert: Path, tmp_path
 
 def test_devices_that_cannot_be_are_refused() -> None:
     refused(None, "--device 'no-such-device'", device="no-such-device")
-    with pytest.raises(InputError, match="--precision int8 runs on the CPU; --device is 'meta'"):
+    with pytest.raises(InputError, match="--precision int8 runs only on the CPU; leave out --device meta"):
         load_encoder(builtin.MINILM, precision="int8", device="meta")
     if not torch.cuda.is_available():
         refused(None, "--device 'cuda'", device="cuda")
@@ -394,7 +394,7 @@ def test_half_precision_is_near_float32(precision: Precision, tiny_bert: Path) -
 
 
 def test_tf32_needs_a_gpu_and_ends_with_the_batch(tiny_bert: Path) -> None:
-    with pytest.raises(InputError, match="^--precision tf32 runs on GPUs; --device is 'cpu'$"):
+    with pytest.raises(InputError, match="^--precision tf32 runs only on GPUs; give --device cuda, not cpu$"):
         load_encoder(str(tiny_bert), pooling="mean", precision="tf32")
     encoder, seen = load_encoder(str(tiny_bert), pooling="mean"), []
     (tower,) = {*encoder.towers.values()}

@@ -152,7 +152,7 @@ def test_what_is_there_stays(capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_mistakes_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ["--what", "vectors", "--vectors", "v", "--output", "out"]
     for argv, said in (
-        ([*plain], "--vectors v: its passages are from collection .*, but the given collection is"),
+        ([*plain], "--vectors v: made from collection .*, not from .*; give the encoded collection"),
         (
             ["--what", "vectors", "huggingface", "--output", "out"],
             "--what vectors cannot be combined, and needs --vectors",

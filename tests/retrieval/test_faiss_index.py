@@ -324,7 +324,9 @@ def test_the_wrong_encoder_is_named(index: Index) -> None:
 
 
 def test_the_wrong_collection_is_named(index: Index) -> None:
-    with pytest.raises(InputError, match="are from collection collection-1, but the given collection is collection-2"):
+    with pytest.raises(
+        InputError, match="made from collection collection-1, not from collection-2; give the collection"
+    ):
         DenseIndex(index(), None, "collection-2")
 
 

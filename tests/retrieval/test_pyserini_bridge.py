@@ -253,7 +253,7 @@ def test_mistakes_in_a_pyserini_command_undo_the_patch(capsys: pytest.CaptureFix
     ("flags", "said"),
     [
         ({"tokenizer_name": "x"}, "--tokenizer 'x': the model's own tokenizer is always used"),
-        ({"pooling": "last"}, "--pooling 'last'; valid: mean, cls, decoder"),
+        ({"pooling": "last"}, "--pooling 'last'; allowed: mean, cls, decoder"),
     ],
 )
 def test_encoders_refuse_what_they_cannot_be(flags: dict[str, str], said: str) -> None:

@@ -34,7 +34,7 @@ class Adapters(nn.Module):
     Attributes:
         names: names of the adapters, in order of creation.
         shape: the backbone's shape.
-        active: name of the active adapter; None: the backbone works as without adapters.
+        active: name of the active adapter; None if only the backbone is used.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Adapters(nn.Module):
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """Return an adapter's trained tensors by name; all adapters have the same names of tensors."""
+        """Return an adapter's trained tensors by name; tensor names are the same for all adapters."""
         return _joined([insert.tensors(name) for insert in self._inserts()])
 
     def named_tensors(self) -> dict[str, Parameter]:
@@ -102,7 +102,7 @@ class Adapters(nn.Module):
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """Return the tensors for a model folder: the trained ones or, if prompts are reparameterised, the prompts."""
+        """Return the tensors that a model folder stores; for reparameterised prompts, these are computed prompts."""
         return {
             f"{name}.{key}": tensor.detach()
             for name in self.names
@@ -116,7 +116,7 @@ class Adapters(nn.Module):
                 tensor.requires_grad_(name in names)
 
     def load(self, found: Mapping[str, Tensor], where: str) -> None:
-        """Copy tensors named as in `named_tensors`. Raises: InputError, naming `where`, for other names or shapes."""
+        """Copy the tensors `found` into the adapters. Raises: InputError with `where` if names or shapes do not fit."""
         own = self.named_tensors()
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
@@ -129,7 +129,7 @@ class Adapters(nn.Module):
                 tensor.copy_(found[name])
 
     def save(self, folder: Path) -> None:
-        """Write the tensors from `stored` to `folder`."""
+        """Write the tensors that `stored` returns to the model folder `folder`."""
         _write(self.stored(), folder / TENSORS_FILE)
 
     def save_training(self, folder: Path) -> None:
@@ -141,8 +141,8 @@ class Adapters(nn.Module):
             _write(trained, folder / TRAINING_FILE)
 
     def check(self, encode: Callable[[], Tensor]) -> None:
-        """Raise InputError if an adapter does not change the vectors of `encode`, or if a tensor of it gets no
-        gradient.
+        """Raise InputError if an adapter does not change the vectors that `encode` returns, or if some of its tensors
+        get no gradient.
 
         During the check, random noise is added to the adapters, since most methods start with zeros.
         """

@@ -14,12 +14,12 @@ from taco_ir.encoders.adapters.hook_points import Shape, Sites
 
 
 class Insert(nn.Module):
-    """Modules that a method inserts into a backbone, with trained tensors for each adapter. At most one adapter is
-    active.
+    """Modules that an adapter method inserts into a backbone, with trained tensors for each adapter (at most one is
+    active).
 
     Attributes:
-        sets: the modules of each adapter, by name; empty at first.
-        active: name of the active adapter; None: the backbone works as without adapters.
+        sets: the modules of each adapter, by the adapter's name; empty at first.
+        active: name of the active adapter; None if only the backbone is used.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Insert(nn.Module):
         """Create the modules of the adapter `name`, with initial values."""
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """Return an adapter's trained tensors by name; all adapters have the same names of tensors."""
+        """Return an adapter's trained tensors by name; tensor names are the same for all adapters."""
         return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """Return an adapter's tensors for a model folder: the trained ones, or what the method computes from them."""
+        """Return an adapter's tensors for a model folder: the trained tensors, or tensors computed from them."""
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
@@ -45,7 +45,7 @@ class Insert(nn.Module):
 
 
 class Target(NamedTuple):
-    """The backbone for which a method builds modules, and their sizes.
+    """A backbone to insert adapters into, with the sizes that a method needs to build its modules.
 
     Attributes:
         width: the adapter's width, such as LoRA's rank or the length of a prompt.
@@ -67,14 +67,14 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter method; each is a constant in a separate file, listed in `methods.METHODS`.
+    """An adapter method. Each method is a constant in a separate file, listed in `methods.METHODS`.
 
     Attributes:
         build: function that makes the modules to insert into a backbone.
-        numbers: function from the backbone's shape and the adapter's width to the number of an adapter's parameters.
+        numbers: function of the backbone's shape and the adapter's width; returns the number of parameters.
         width: the default width; 0: the method has only one size.
         positions: where position ids of texts start: after the prompt (`shifted`) or at 0 (`plain`); empty: no prompts.
-        refuse: function that says why a backbone is unsuitable, or ""; {supported} stands for the suitable methods.
+        refuse: function that returns why a backbone is unsuitable, or ""; {supported} stands for the suitable methods.
         merge: function that adds an adapter's tensors to a backbone's weights; None: the method cannot be merged.
     """
 

@@ -13,7 +13,7 @@ from taco_ir.encoders.adapters.hook_points import biases
 
 
 class Biases(Insert):
-    """A copy of all biases for each adapter. The copy of the active adapter replaces the backbone's biases."""
+    """Holds a copy of all biases for each adapter; the active adapter's copy replaces the backbone's biases."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def aside_width(width: int) -> int:
-    """Return the width of IAA-M's bottleneck parallel to the encoder; 24 if the others have the paper's width, 15."""
+    """Return the width of IAA-M's bottleneck parallel to the encoder: 8/5 of `width`, as 24 to 15 in the paper."""
     return width * 8 // 5
 
 

@@ -89,7 +89,7 @@ class DeepPrompts(Insert):
             self.sets[name] = nn.ParameterList(torch.randn(size) * DEVIATION for _ in range(self._shape.layers))
 
     def stored(self, name: str) -> dict[str, Tensor]:
-        """Return keys and values [2, P, D] by number of the layer; for reparameterised prompts, the computed ones."""
+        """Return the prompt's keys and values [2, P, D] by layer number; reparameterised prompts are computed first."""
         prompts: Any = self.sets[name]
         with torch.no_grad():
             return {str(number): prompts[number] for number in range(self._shape.layers)}

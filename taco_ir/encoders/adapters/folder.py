@@ -78,12 +78,12 @@ class AdapterRecord:
 
     @property
     def passage_adapter(self) -> str | None:
-        """The adapter for passages; None: the backbone alone."""
+        """Name of the adapter for passages; None: passages use only the backbone."""
         return {"shared": SHARED, "task-frozen": None, QUERY_FROZEN: None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
         """Return the name of the adapter for queries of `task`, its own or another task's; None if the backbone encodes
-        them without an adapter. Raises: InputError for a task without an adapter.
+        them without an adapter. Raises: InputError for an unknown task.
         """
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
@@ -99,7 +99,7 @@ class AdapterRecord:
         return _adapter_of_task(task)
 
     def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """Return a copy in which tasks use the adapters of their `lenders`. Raises: InputError if a lender has none."""
+        """Return a copy in which tasks (keys of `lenders`) use other tasks' adapters (values). Raises: InputError."""
         for task, lender in lenders.items():
             if task in self.tasks:
                 raise InputError(f"task {task!r} has its own adapter and cannot borrow from {lender!r}; leave it out")
@@ -127,7 +127,7 @@ def adapter_of(tensor: str) -> str:
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """Read `tuning.json`. Raises: InputError for unknown keys or values that are not allowed."""
+    """Read `tuning.json`. Raises: InputError for an unknown key, or a value that is not allowed."""
     path = folder / RECORD_FILE
     record = read_json(path, AdapterRecord)
     for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
@@ -137,13 +137,13 @@ def read_record(folder: Path) -> AdapterRecord:
 
 
 def read_training(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of `Adapters.save_training`; empty without a file. Raises: InputError for a broken file."""
+    """Return the tensors that `Adapters.save_training` wrote, {} without a file. Raises: InputError if damaged."""
     path = folder / TRAINING_FILE
     return read_safetensors(path) if path.is_file() else {}
 
 
 def adapter_digest(record: AdapterRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash all that vectors with this adapter depend on, including the backbone; for None, the backbone alone."""
+    """Return a hash of all that vectors with the adapter `name` depend on; with None, only of the backbone."""
     if name is None:
         return record.digest
     parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]

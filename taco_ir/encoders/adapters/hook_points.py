@@ -56,7 +56,7 @@ class Sites(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """The names of an architecture's modules; all names except `layers` and `encoder` are relative to a layer."""
+    """The names of modules in a type of backbone; all names except `layers` and `encoder` are relative to a layer."""
 
     layers: str  # the list of layers
     encoder: tuple[str, str]  # its first module, and the one that gives its output

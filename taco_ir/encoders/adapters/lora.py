@@ -23,7 +23,7 @@ SCALE = 2  # alpha / rank, a common choice; the papers name none
 
 
 class Lora(Insert):
-    """Low-rank changes: W + 2 B A, with B zero at the start. The tensors are in the backbone, where peft puts them."""
+    """Low-rank changes of projections, W + 2 B A, with B zero at the start. peft keeps the tensors in the backbone."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
         tensors = {name.replace(".model.model.", ".model.", 1): value for name, value in tensors.items()}
     wanted = peft.get_peft_model_state_dict(model)
     if other := sorted(set(wanted) ^ set(tensors)):
-        fault = "lacks" if other[0] in wanted else "has, in addition to its own,"
+        fault = "lacks" if other[0] in wanted else "should not have"
         raise InputError(f"{file}: it {fault} {len(other)} tensors, such as {abbreviate(other[0])}")
     peft.set_peft_model_state_dict(model, tensors)
     merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]

@@ -51,12 +51,12 @@ def mergeable() -> list[str]:
 
 
 def positions_of(method: str, said: str = "") -> str:
-    """Return where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`). `said` may be empty."""
+    """Return where texts' position ids start: after a prompt (`shifted`) or at 0 (`plain`); `said` has precedence."""
     return said or (method_of(method).positions if method in METHODS else "")
 
 
 def is_shifted(method: str, positions: str) -> bool:
-    """Whether position ids of texts start after an adapter's prompt; empty `positions` are the method's default."""
+    """Whether position ids of texts start after an adapter's prompt; empty `positions`: the method's default."""
     return positions_of(method, positions) == SHIFTED
 
 

@@ -248,7 +248,7 @@ def test_merged_queries_alone_are_the_same_queries(
 @pytest.mark.parametrize(
     ("method", "roles", "message"),
     [
-        ("iaa-l", "shared", "adapters of method iaa-l cannot be merged into the backbone, only those of bitfit, lora"),
+        ("iaa-l", "shared", "adapters of method iaa-l cannot be merged into the backbone, only adapters of bitfit"),
         ("lora", "tower", "with tune_roles tower there are several adapters"),
     ],
 )
