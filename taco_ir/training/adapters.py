@@ -184,7 +184,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
         given, found = getattr(own, key), getattr(base, key)
         if given not in (getattr(EncoderSettings, key), found):
             raise InputError(
-                f"{key} is {given!r}; passages keep the vectors of {folder}, which has {found!r}; leave {key} out"
+                f"{key} is {given!r}, but the passage vectors of {folder} were made with {found!r}; leave {key} out"
             )
     return replace(config, **{key: getattr(base, key) for key in kept})
 

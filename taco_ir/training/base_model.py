@@ -209,7 +209,9 @@ def build_pretraining(
     torch.manual_seed(seed)  # for new heads
     model = PretrainModel(checkpoint or base, config, objectives, temperature)
     if objectives.masked and model.vocabulary().mask is None:
-        raise InputError(f"--model {base}: mlm and condenser need a tokenizer that has one of {', '.join(MASKS)}")
+        raise InputError(
+            f"--model {base}: mlm and condenser need a tokenizer with one of {', '.join(MASKS)}; leave them out"
+        )
     return model
 
 

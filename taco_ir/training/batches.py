@@ -37,7 +37,7 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
         return _divide_rest(settings, sizes, given)
     if not shares.isalpha():
         if (count := shares.count(",") + 1) != len(sizes):
-            raise InputError(f"shares is {shares!r}, {count} numbers; give {len(sizes)}, one for each task")
+            raise InputError(f"shares is {shares!r} ({count} numbers); give {len(sizes)}, one for each task")
         return list(map(int, shares.split(",")))
     if batch < len(sizes):
         raise InputError(

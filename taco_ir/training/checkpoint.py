@@ -122,7 +122,7 @@ def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted or found[name].shape != wanted[name].shape:
             raise InputError(
-                f"{path}: {name} does not fit; it was saved with another weighting, tasks or architecture; use the "
+                f"{path}: {name} does not fit; the file is of another weighting, tasks or architecture; use the "
                 "same settings, or start the training again"
             )
     weighting.load_state_dict(found)

@@ -73,8 +73,8 @@ PRETRAIN = Verb(
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
-        "max_passages": "read at most N passages into memory, sampled in blocks of neighbours; none: all "
-        "(about 1.5 GB per million)",
+        "max_passages": "read at most N passages into memory, sampled in blocks of neighbouring passages; none: "
+        "all (about 1.5 GB per million)",
         "batch_size": "number of documents in a batch; each gives two spans, or one without span_contrast",
         "epochs": "number of passes over the documents",
         "steps": "number of training steps; auto: from the number of epochs",
@@ -154,7 +154,7 @@ def _find(path: Path, verb: Verb) -> Path:
     if path.is_file():
         return path
     if not verb.presets:
-        raise InputError(f"--config {path}: no such file")
+        raise InputError(f"--config {path}: no such file; give a TOML file")
     if path.parent == Path() and path.name.removesuffix(".toml") in shipped():
         return CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
     raise InputError(f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}")

@@ -41,10 +41,12 @@ def training_headroom(settings: TrainSettings, overwrite: bool = False) -> list[
             weighting, episodes, tables of tasks, or tasks other than retrieval; and as in `train`.
     """
     if settings.weighting.weighting != "naive":
-        raise InputError(f"--headroom needs weighting naive, but weighting is {settings.weighting.weighting}")
+        raise InputError(
+            f"--headroom needs weighting naive, but it is {settings.weighting.weighting}; leave weighting out"
+        )
     if settings.episodes or settings.task_tables or settings.objectives.shared:
         raise InputError(
-            "--headroom needs one episode, retrieval tasks only, and no tables [tasks.NAME]; leave others out"
+            "--headroom needs one episode, retrieval tasks only, and no tables [tasks.NAME]; leave out the rest"
         )
     shared, validation = settings.replace(output=str(Path(settings.run.output) / "shared")), settings.validation
     place = Path(shared.run.output)

@@ -203,7 +203,7 @@ class BatchSettings(Settings):
     share_temperature: float = flag(
         4.0,
         "with --shares temperature: each task's part of a batch is proportional to (its number of queries)^(1/c); "
-        "a larger c makes the parts more equal",
+        "this sets c, and a larger c makes the parts more equal",
         above=0,
         only=BY_TEMPERATURE,
     )
@@ -397,14 +397,12 @@ class ValidationSettings(Settings):
     )
     validate_on: str = flag(
         "dev",
-        "validate on dev queries, or on some train queries, which are then not trained on",
+        "validate on dev queries, or on train queries that are left out of training",
         choices=("dev", "train"),
     )
     pool_queries: int = flag(50, "validate on at most this many queries of each task", min=1)
-    pool_hard: int = flag(
-        10, "validation ranks a pool of passages; put this many BM25 hits of each query into it", min=0
-    )
-    pool_random: int = flag(1000, "put this many random passages into the validation pool", min=0)
+    pool_hard: int = flag(10, "number of BM25 hits of each query in the pool of passages that validation ranks", min=0)
+    pool_random: int = flag(1000, "number of random passages in the validation pool", min=0)
     patience: int = flag(0, "stop after this many validations without improvement; none: never", min=1, named=NO)
     checkpoint_every: int = flag(200, "save a checkpoint every N steps", min=1)
     keep_checkpoints: int = flag(2, "keep the latest N checkpoints", min=1)
@@ -551,7 +549,7 @@ class TrainSettings:
             raise InputError(
                 f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} "
                 f"leave {max(left, 0)} negatives for each query, but hard_negatives {hard} needs at least "
-                f"{max(hard, 1)}; raise mine_depth and mine_keep, or lower mine_skip"
+                f"{max(hard, 1)}; lower hard_negatives or mine_skip, or raise the others"
             )
 
     def _check_shares(self) -> None:

@@ -493,7 +493,7 @@ def test_models_that_do_not_fit(tiny_bert: Path, tiny_mlm: Path, tmp_path: Path)
     refused(
         small(t5(tmp_path), tmp_path / "a"), "--objective condenser: .* is a t5 model, but condenser needs a model like"
     )
-    refused(small(tiny_bert, tmp_path / "b"), r"need a tokenizer that has one of \[MASK\], <mask>, <extra_id_0>")
+    refused(small(tiny_bert, tmp_path / "b"), r"need a tokenizer with one of \[MASK\], <mask>, <extra_id_0>")
     refused(small(tiny_mlm, tmp_path / "c", length=129), r"--length is 129; .* takes 16 to 128 tokens")
     refused(small(tiny_mlm, tmp_path / "d", pooling=None), "does not record how to pool token vectors; give --pooling")
     refused(

@@ -428,7 +428,7 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
             {"batch_size": 1},
             "batch_size is 1, but each of the 2 tasks needs a query in every step; give at least 2",
         ),
-        ({"shares": "4,4,4"}, "shares is '4,4,4', 3 numbers; give 2, one for each task"),
+        ({"shares": "4,4,4"}, "shares is '4,4,4' .3 numbers.; give 2, one for each task"),
         (
             {"weighting": "taco", "weighting_options": {"tua": 2}},
             r"weighting_options: unknown option 'tua' of taco; did you mean tau\?",
@@ -709,7 +709,7 @@ def test_headroom_is_what_models_of_single_tasks_have_above_one_for_all(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"weighting": "taco"}, "weighting is taco"),
+        ({"weighting": "taco"}, "needs weighting naive, but it is taco"),
         ({"tasks": ["nq"]}, "at least two tasks, each with dev queries to validate on; tasks: nq"),
         ({"reading": ["nq"]}, "retrieval tasks only"),
     ],

@@ -117,7 +117,7 @@ def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
     assert after.config.prompt("eli5") and not after.config.prompt("nq") and after.config.passage_length == 23
     assert after.passage_fingerprint == before.passage_fingerprint
     np.testing.assert_array_equal(vectors(after), vectors(before))
-    said = r"passage_length is 24; passages keep the vectors of .*first, which has 23; leave passage_length out"
+    said = r"passage_length is 24, but the passage vectors of .*first were made with 23; leave passage_length out"
     with pytest.raises(InputError, match=said):
         encoder_of_tasks(tmp_path / "first", ["eli5"], roles, passage_length=24)
 
