@@ -253,7 +253,7 @@ def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str, of_pa
     named = ", ".join(f"`{name}`" for name in prompts if name != "document")
     passages = f"passages_ND = model.encode_document([{passage!r}])"
     if of_passages:
-        passages = f"# of queries alone: passages are those of {of_passages}, whose index stays as it is"
+        passages = f"# only for queries: passages are encoded by {of_passages}, and its index stays as it is"
     asked = f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""
     said = f"prompts by name: {named}" if named else "no prompts"
     usage = USAGE.read_text(encoding="utf-8").format(prompts=said, passages=passages, asked=asked)

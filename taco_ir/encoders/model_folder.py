@@ -216,7 +216,7 @@ class ModelFolder:
         if digest != record.digest:
             raise InputError(
                 f"{self}: its adapters need the base {record.base!r} with hash {record.digest}, but {found} has "
-                f"{f'hash {digest}' if digest else 'adapters of its own'}"
+                f"{f'hash {digest}' if digest else 'adapters of its own'}; give another --base"
             )
         return found
 
@@ -251,7 +251,7 @@ class ModelFolder:
 
     @property
     def head_files(self) -> list[Path]:
-        """The files of the linear layers after pooling; empty for DPR, whose projection is among its weights."""
+        """The files of the linear layers after pooling; empty for DPR, which has its projection among the weights."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS:
             return dense_files(self.path, self.route)
         path = self.path / HEAD_FILE

@@ -212,7 +212,7 @@ class TextEncoder:
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks with a prompt, a length or an adapter of their own; empty if the model treats all queries alike."""
+        """Tasks with a prompt, a length or an adapter of their own; empty if all queries are encoded the same way."""
         adapted = {*self.record.tasks, *self.record.lent} if self.record is not None else set()
         return self.config.tasks | adapted - {ANY_TASK}
 
@@ -256,7 +256,7 @@ class TextEncoder:
         """Encode texts without prompt or template; return vectors [N, D] and the number of truncated texts.
 
         Args:
-            adapter: the adapter to use; None: the backbone alone.
+            adapter: name of the adapter to use; None: use only the backbone.
         """
         tower = self.towers[role]
         ids, cut = tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))

@@ -95,7 +95,7 @@ class FrozenIndex:
         layout: "vectors" or "index" (ours), "pyserini", "faiss", "npy", "parquet".
         dim: D, the width of a vector.
         docids: the docid of each row.
-        metric: INNER_PRODUCT, or L2 if all vectors have the same norm, so that both metrics rank alike.
+        metric: INNER_PRODUCT, or L2 if all vectors have the same norm, so that both metrics give the same ranking.
         encoder: record of the encoder and passages that made the vectors; None if the folder has no such record.
         lost: how vectors reconstructed from codes differ from the originals; "" if they are exact.
         remarks: sentences with further information for the user.

@@ -238,7 +238,7 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
 
 
 def _layers(index: Any) -> Iterator[Any]:
-    """Yield an index and those inside it (of a transformation, graph or refinement); the last one stores vectors."""
+    """Yield an index and the indexes inside it (of a transformation, graph, refinement); the last stores vectors."""
     import faiss
 
     yield index

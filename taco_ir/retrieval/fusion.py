@@ -63,7 +63,7 @@ class HybridWeights(NamedTuple):
         tasks: weights by task; `*` is the weight of all other queries.
         hits: number of hits to fuse from each retriever; scores are scaled among these hits.
         measure: the measure that the weights maximise.
-        encoder, made_of: fingerprint of the encoder, and names and fingerprints of the data, that chose the weights.
+        encoder, made_of: fingerprints of the encoder and of the data that the weights were chosen with.
     """
 
     tasks: Mapping[str, TaskWeight]
@@ -86,7 +86,7 @@ class HybridWeights(NamedTuple):
     def read(cls, path: Path) -> HybridWeights:
         """Read a file of fusion weights. Raises: InputError for unknown keys, or a weight that is not from 0 to 1."""
         if not path.is_file():
-            raise InputError(f"--hybrid-weights {path}: no such file; taco_ir.search --choose-weights makes it")
+            raise InputError(f"--hybrid-weights {path}: no such file; make it with taco_ir.search --choose-weights")
         found = read_json(path, HybridWeights, "choose the weights again with search --choose-weights")
         for task, weight in found.tasks.items():
             if weight.dense > 1:

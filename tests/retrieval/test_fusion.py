@@ -168,7 +168,7 @@ def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             HybridWeights.read(path)
     with pytest.raises(
-        InputError, match=r"--hybrid-weights .*: no such file; taco_ir.search --choose-weights makes it"
+        InputError, match=r"--hybrid-weights .*: no such file; make it with taco_ir.search --choose-weights"
     ):
         HybridWeights.read(tmp_path / "none.json")
     with pytest.raises(

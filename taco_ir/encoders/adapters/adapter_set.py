@@ -70,7 +70,7 @@ class Adapters(nn.Module):
         return list(self.parts)  # type: ignore[arg-type]
 
     def use(self, name: str | None) -> None:
-        """Activate the adapter `name` from now on; None: use the backbone alone."""
+        """Activate the adapter `name` from now on; None: use only the backbone."""
         if name == self.active:
             return
         if name is not None and name not in self.names:
@@ -81,7 +81,7 @@ class Adapters(nn.Module):
 
     @contextmanager
     def used(self, name: str | None) -> Iterator[None]:
-        """Activate the adapter `name` inside this context; None: use the backbone alone."""
+        """Activate the adapter `name` inside this context; None: use only the backbone."""
         before = self.active
         self.use(name)
         try:

@@ -40,7 +40,7 @@ class Insert(nn.Module):
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
-        """Activate the adapter `name`; None: use the backbone alone."""
+        """Activate the adapter `name`; None: use only the backbone."""
         self.active = name
 
 

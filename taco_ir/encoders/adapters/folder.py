@@ -68,12 +68,12 @@ class AdapterRecord:
 
     @property
     def mergeable(self) -> bool:
-        """Whether all texts use one adapter, which can be merged into the backbone's weights."""
+        """Whether all texts use the same adapter, and it can be merged into the backbone's weights."""
         return self.roles == SHARED and self.method in mergeable()
 
     @property
     def merges_queries(self) -> bool:
-        """Whether queries use one adapter, which can be merged into the weights, and passages the backbone alone."""
+        """Whether all queries use one adapter that can be merged into the weights, and passages use no adapter."""
         return self.roles == QUERY_FROZEN and self.method in mergeable() and not self.lent
 
     @property

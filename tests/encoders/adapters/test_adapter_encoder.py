@@ -242,7 +242,7 @@ def test_merged_queries_alone_are_the_same_queries(
         expected = tuned.encode_queries(QUERIES, None)
         np.testing.assert_allclose(whole.encode_queries(QUERIES, None), expected, rtol=0, atol=2e-5)
         assert not np.allclose(whole.encode_passages(SHORT), tuned.encode_passages(SHORT), atol=1e-2)
-    assert f"passages are those of {tiny_bert}" in (tmp_path / "out" / kind / "README.md").read_text()
+    assert f"passages are encoded by {tiny_bert}" in (tmp_path / "out" / kind / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
