@@ -23,7 +23,7 @@ from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import AdapterSettings, EncoderSettings
 
 PROMPT_KEYS = ("tune_positions", "tune_reparameterise")
-BACKBONE_KEYS = ("untied", "freeze_embeddings", "freeze_layers")  # of a backbone that trains itself
+BACKBONE_KEYS = ("untied", "freeze_embeddings", "freeze_layers")  # settings for a backbone that is trained
 PROBE_TOKENS = 8
 
 

@@ -13,8 +13,8 @@ from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import RETRIEVAL, Plan
 from taco_ir.training.settings import OptimiserSettings
 
-STATE_BYTES = 16  # of a trained parameter in float32: itself, its gradient, AdamW's two moments
-# of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
+STATE_BYTES = 16  # for a trained parameter in float32: the parameter, its gradient, AdamW's two moments
+# for each token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2 (16 bits)
 ACTIVATION_BYTES = 68
 HEADER = ("task", "queries", "in a batch", "negatives seen", "of them hard", "tokens (query / passage)", "prompt")
 

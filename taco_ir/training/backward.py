@@ -18,10 +18,10 @@ from taco_ir.core.hashes import hash_names
 from taco_ir.core.settings import Settings
 from taco_ir.training.encoder import DualEncoder, Text
 
-CHUNK_TOKENS = {"cpu": 2048}  # of a chunk; texts sorted by length need hardly any padding
+CHUNK_TOKENS = {"cpu": 2048}  # maximum in a chunk; texts sorted by length need hardly any padding
 CHUNK_TOKENS_ELSEWHERE = 1 << 17  # accelerators want few large chunks
 PASS_TOKENS = {"cpu": 200}  # fixed cost of a pass, in tokens
-PASS_TOKENS_ELSEWHERE = 1 << 15  # launching kernels takes an accelerator longer than thousands of tokens
+PASS_TOKENS_ELSEWHERE = 1 << 15  # on accelerators, launching kernels takes longer than thousands of tokens
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def backward(
         loss.backward()  # type: ignore[no-untyped-call]
     if arithmetic.gradcache and vectors_ND.grad is not None:
         for number, chunk in enumerate(chunks):
-            if (vectors := encode(number)).requires_grad:  # a frozen backbone's passages have no gradient
+            if (vectors := encode(number)).requires_grad:  # passages of a frozen backbone have no gradient
                 vectors.backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
     return loss.detach()
 

@@ -42,12 +42,12 @@ from taco_ir.training.settings import (
 )
 from taco_ir.training.shared_encoder import QUESTION_TOKENS, SharedEncoder
 
-# TACO's names of tasks in prompts; others: the task in capitals
+# TACO's names of tasks in prompts; other tasks have their name in capitals
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}
 SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then those of other vocabularies
-QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
+QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
-LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
+LEFT_CONTEXT = 64  # words before a mention, as in TACO for AIDA
 UNSAID = (None, 0, NONE)  # values that mean: not set, so the other of settings and base model decides
 
 
@@ -129,7 +129,7 @@ def build_encoder(
         model.attach_adapters(modules, record.with_lenders(others) if record.tasks and others else record)
         model.config = config_for_further_tuning(model, folder, base)
         check_positions(model, limit)
-    model.use_sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
+    model.use_sparse_tables(embeds)  # a training of only a reader adds dense gradients
     model.freeze(settings.freeze_embeddings, settings.freeze_layers)
     return model
 

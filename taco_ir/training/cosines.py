@@ -14,13 +14,11 @@ from torch.nn import functional
 
 from taco_ir.weighting.blocks import Layout
 
-SKETCH_WIDTH = (
-    65_521  # a prime, so that a matrix's column falls on all places; a cosine's error: sqrt(2 / width) at most
-)
-SKETCH_ROWS = 16  # summed at once
-SKETCH_SEED = 2307  # of the signs: one for all, so that sketches of all tasks and steps are comparable
+SKETCH_WIDTH = 65_521  # a prime, so that a matrix's column is spread over all numbers of a sketch
+SKETCH_ROWS = 16  # rows of `width` entries that are added at once
+SKETCH_SEED = 2307  # of the random signs; the same for all tasks and steps, so that sketches are comparable
 
-Cosines = dict[str, dict[str, float]]  # by task and a later task
+Cosines = dict[str, dict[str, float]]  # {task: {later task: cosine}}
 
 
 class GradientSketch:

@@ -22,11 +22,11 @@ from taco_ir.training import DOSE
 from taco_ir.training.logged import Record, Watcher, Watchers, log_files
 
 CURVES_FILE = "curves.html"
-POINTS = 240  # most of a line: more steps are averaged
+POINTS = 240  # maximum in a line; of more steps, means are shown
 LOSS, VALIDATION, WEIGHT, COSINE, FIGURES = GROUPS = ("loss", "validation", "weight", "cosine", "dose")
 MACRO_SCORE, MEAN = "macro", "mean of all pairs"
 
-Bin = list[float]  # how many values, the sum of their steps, and their sum
+Bin = list[float]  # number of values, sum of their steps, sum of the values
 Place = tuple[int, int]  # an episode, and a bin of steps
 
 
@@ -45,7 +45,7 @@ class Curves:
         self.starts: list[int] = []  # the step before the first of each episode
         self.width = 1
         self.skipped: dict[str, int] = {}
-        self.best: tuple[int, float] | None = None  # of the macro average of validation, after the first step
+        self.best: tuple[int, float] | None = None  # step and value of the best macro average, without step 0
         self._bins: dict[tuple[str, str], dict[Place, Bin]] = defaultdict(dict)
 
     def begin_episode(self) -> None:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
 
 POOL_FILE = "validation.jsonl"
-BLOCKS, LEAST_BLOCK = 16, 64  # of vectors: so many in a small collection, for several processes; rows of the least
+BLOCKS, LEAST_BLOCK = 16, 64  # blocks of vectors in a small collection; rows of the smallest block
 POOL_DEPTH = 100  # BM25 hits of a query from which a validation pool takes its hard passages
 
 
@@ -240,7 +240,7 @@ class TrainingData:
             block = min(BLOCK_ROWS, max(LEAST_BLOCK, -(-collection.passages.count // BLOCKS)))
             engine = self.processes if self.processes.world > 1 else Here()
             dense = DenseRetriever(collection, self._choice(model), Shared(engine, path.parent / "vectors", block))
-            dense.name = model.name  # files do not depend on where the training's folder is
+            dense.name = model.name  # so that files do not depend on the place of the training's folder
         retriever = dense or BM25Retriever(collection)
         if _is_current(path, collection, topics, settings, dense.encoder.fingerprint if dense else ""):
             return

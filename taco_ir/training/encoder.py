@@ -62,7 +62,7 @@ class DualEncoder(nn.Module):
         self.record: AdapterRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._marks: dict[str, RoleMarks] = {}
-        self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint, removed later
+        self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # a checkpoint's folder may be removed later
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
             source = folder / name if ModelFolder(folder).kind is Kind.TOWERS else folder
@@ -193,7 +193,7 @@ class DualEncoder(nn.Module):
         In bfloat16 on a CPU, the fused kernel has a slow gradient, and a step takes a third longer.
         """
         for backbone in map(self.backbone, self.towers):
-            if backbone.config._attn_implementation == "sdpa":  # it has no public name
+            if backbone.config._attn_implementation == "sdpa":  # this attribute has no public name
                 backbone.set_attn_implementation("eager")
 
     def checkpoint_gradients(self) -> None:

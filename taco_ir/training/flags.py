@@ -26,8 +26,8 @@ from taco_ir.training.settings import (
 )
 
 CONFIGS = Path(__file__).with_name("configs")
-SPAN_KEYS = ("objective", "span_from", "length", "mask_share", "held_out")  # of pre-training alone
-TITLES = {  # of sections in --help
+SPAN_KEYS = ("objective", "span_from", "length", "mask_share", "held_out")  # settings that only pre-training has
+TITLES = {  # titles of the sections in --help
     "run": "what is trained",
     "encoder": "encoder",
     "adapters": "adapters",

@@ -22,7 +22,7 @@ OWN = re.compile(  # names of the files and folders that a training writes
     r"(config|inputs|parameters)\.json|log\.jsonl|curves\.html|trackers\.json|mlflow\.db|wandb|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
     r"|model|best|checkpoints|vectors|index|tensorboard|corpus-\d+|episode-\d+"
 )
-MAY_DIFFER = ("device", "output", "track", "log_cosines", "log_dose")  # when a training is resumed
+MAY_DIFFER = ("device", "output", "track", "log_cosines", "log_dose")  # resuming may change these
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder whose content matters
 CARD = "card.json"  # may be added to a model later
 
@@ -81,7 +81,7 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
         _refuse_overwriting(output, [settings.run.model, *sorted({settings.negatives.negatives, *tables, *own})])
         return
     saved, given = load_settings(output).flat(), settings.flat()
-    old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # keys that it lacks came later
+    old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # without newer settings
     if "task_tables" in given:
         old.setdefault("task_tables", None)
     if (keys := differing_keys(old, given)) and begun(output):

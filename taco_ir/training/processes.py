@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from taco_ir.scale.ranks import PATIENCE, Ranks, meeting_place
 
-BUCKET = 6_000_000  # numbers that are sent together
+BUCKET = 6_000_000  # maximum number of gradient entries that are sent together
 
 
 class Processes(Ranks):

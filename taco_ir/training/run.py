@@ -95,7 +95,7 @@ class Training:
         settings.check_episodes()
         alone = [name for name in settings.objectives.self_supervised if (name,) != NOTHING]
         names = [*self.data.tasks, *self.data.reading_names, *alone] or ["documents"]
-        for episode in self.episodes:  # mistakes that would stop it after hours of work
+        for episode in self.episodes:  # find mistakes now that would stop the training after hours
             self.data.check_shares(episode.batch)
             check_weighting(episode.weighting, names)
 

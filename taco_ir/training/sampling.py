@@ -204,7 +204,7 @@ class TaskSampler(EpochSampler):
         if not epoch and not place:
             return examples
         since = np.full(len(examples), epoch)
-        if place and epoch >= self._before.first:  # sampled in that epoch already, with other negatives
+        if place and epoch >= self._before.first:  # examples that this epoch has used with other negatives
             since[self._order(epoch - self._before.first)[:place]] += 1
         return [example._replace(since=own) for example, own in zip(examples, since.tolist(), strict=True)]
 

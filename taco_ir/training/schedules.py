@@ -139,7 +139,7 @@ def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask
     Args:
         batches: number of examples in a batch of each task.
     """
-    rates = [1.0] * len(tasks)  # share of the steps that train on a task
+    rates = [1.0] * len(tasks)  # fraction of the steps that train on each task
     if settings.schedule == "alternating":
         rates = compute_odds(tasks, settings.schedule_alpha).tolist()
     elif settings.schedule == "sequential":

@@ -26,7 +26,7 @@ def _list(items: Schema, least: int = 0) -> Schema:
     return {"type": "array", "items": items, "minItems": least}
 
 
-# by annotation, as KINDS; TOML has no null, so a key that may be None is left out instead
+# by annotation, like KINDS; TOML has no null, so files leave out a key whose value is None
 SCHEMAS: dict[Any, Schema] = {
     bool: {"type": "boolean"},
     int: WHOLE,

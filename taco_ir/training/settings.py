@@ -24,13 +24,13 @@ from taco_ir.training import TRACKERS
 from taco_ir.weighting import WEIGHTINGS
 
 NOTHING = ("none",)
-NO, AUTO = {"none": 0}, {"auto": 0}  # words for zero, where it has a meaning of its own
+NO, AUTO = {"none": 0}, {"auto": 0}  # words that stand for 0, where 0 has a special meaning
 SCHEDULES = ("joint", "alternating", "sequential")
 MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
-PARTS = (MLM, "span_contrast", "condenser")  # of the loss of pre-training
+PARTS = (MLM, "span_contrast", "condenser")  # terms of the pre-training loss
 MIN_SPAN = 8  # tokens of a span without its special tokens
-MINED = ("bm25", "ance")  # negatives that a training mines itself
-NO_FILES = ("none", "given", *MINED)  # sources of negatives that are no file
+MINED = ("bm25", "ance")  # sources of negatives that a training mines itself
+NO_FILES = ("none", "given", *MINED)  # sources of negatives that are not files
 PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 # conditions under which a setting has any effect
@@ -626,7 +626,7 @@ EPISODE_KEYS = (
     *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature"),
 )
 TABLE_KEYS = (*EPISODE_KEYS, "repeat")
-# type and rules by key; files call `episodes` `episode`, and have `repeat` in it
+# type and rules by key; in files, `episodes` is called `episode`, and its tables may have `repeat`
 RULES: dict[str, Rules] = {
     **{key: rules for kind in SECTIONS.values() for key, rules in rules_of(kind).items()},  # type: ignore[arg-type]
     "episodes": (TABLES, {}),

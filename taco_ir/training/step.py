@@ -87,7 +87,7 @@ class MultiTaskStep:
             task_loss = objective.backward(objective.batch(turn))
             grads = [param.grad for param in self.params if param.grad is not None]
             task_norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
-            loss, norm = torch.stack([task_loss.to(task_norm), task_norm]).tolist()  # an accelerator is waited for once
+            loss, norm = torch.stack([task_loss.to(task_norm), task_norm]).tolist()  # waits for the device only once
             own = objective.losses(loss)
             norms[objective.task] = norm
             losses |= own
@@ -103,7 +103,7 @@ class MultiTaskStep:
                 self.dose.add()
                 try:
                     weighting.add(number, loss, self.params)
-                except FloatingPointError:  # finite, but its products are not
+                except FloatingPointError:  # the gradient is finite, but its products are not
                     not_finite += own
         report = None
         if not not_finite:

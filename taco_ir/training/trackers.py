@@ -67,7 +67,7 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            again = step if self._resumed else None  # steps from here on were made before
+            again = step if self._resumed else None  # steps from this one on were sent before
             self._writer = SummaryWriter(str(self._folder), purge_step=again)  # type: ignore[no-untyped-call]
             self._writer.add_text(
                 "settings", "\n".join(f"    {name}: {value}" for name, value in self._settings.items())
@@ -109,7 +109,7 @@ class WeightsAndBiases:
         self._run.log({**values, "step": step})
 
     def flush(self) -> None:
-        pass  # a process of its own writes
+        pass  # W&B's own process writes
 
     def close(self) -> None:
         self._run.finish()
@@ -121,9 +121,9 @@ class MLflow:
     Each message takes longer than a small step, so several lines are sent together.
     """
 
-    NAMES = re.compile(r"[^\w\-. :/]")  # what may not be in names
+    NAMES = re.compile(r"[^\w\-. :/]")  # characters that names must not have
     EVERY = 5.0  # seconds between messages
-    MOST = 1000  # numbers of a message
+    MOST = 1000  # maximum of numbers in a message
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
@@ -185,7 +185,7 @@ class Trackio:
         self._run.log(dict(values), step=step)
 
     def flush(self) -> None:
-        pass  # a thread of its own writes
+        pass  # trackio's own thread writes
 
     def close(self) -> None:
         self._run.finish()
@@ -197,7 +197,7 @@ class Tracked(Watcher):
     def __init__(self, name: str, output: Path, settings: Mapping[str, Any]) -> None:
         self._name, self._file = name, output / TRACKERS_FILE
         self._tracker: Tracker = resolve(TRACKERS[name])(output, settings)
-        self._known: str | None = None  # the run that it continues
+        self._known: str | None = None  # the name of the run to continue
         self._new, self._open, self._failed = False, False, False
 
     def episode(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from taco_ir.training.shared_encoder import SharedEncoder
 
 MEASURE = Measure("Rprec")
-HITS = 20  # more than any evidence set has pages, with room for passages of one page
+HITS = 20  # enough for the pages of any evidence set, even if several hits are from one page
 
 
 class Pool(NamedTuple):
@@ -156,7 +156,7 @@ def read_questions(
         examples = [
             example._replace(
                 negatives=pool.sample_distractors(example.qid, 2 * negatives, seed)
-            )  # some may hold the answer
+            )  # twice as many, because some may contain the answer
             for example in read_examples(collection, pool.task, split, only=queries)
         ]
         answered = find_answers(collection, pool.task, pool.queries, examples).examples

@@ -137,7 +137,7 @@ class Contrastive(Objective):
         return loss / processes.world if settings.cross_device else loss  # each process computes the loss of all
 
     def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
-        if not batch.queries:  # fewer queries than parts
+        if not batch.queries:  # there are fewer queries than slices
             return (query_BD.sum() + passage_ND.sum()) * 0
         blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
         return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self.means.settings.temperature)

@@ -15,7 +15,7 @@ from taco_ir.training.objectives.masking import UNLABELLED
 
 MLM_FILE, CONDENSER_FILE = "mlm_head.safetensors", "condenser.safetensors"
 CONDENSER_LAYERS = 2
-# where a checkpoint of transformers keeps the head: its layer, its norm, the bias of each token
+# names of the head's tensors in checkpoints of transformers: its layer, its layer norm, the bias of each token
 PLACES = {
     "BERT": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     "RoBERTa": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
@@ -23,7 +23,7 @@ PLACES = {
     "ELECTRA": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     "ALBERT": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
 }
-OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # of a layer norm's tensors in the first BERT checkpoints
+OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # names of layer norms' tensors in the first BERT checkpoints
 
 
 class MaskedLanguageHead(nn.Module):

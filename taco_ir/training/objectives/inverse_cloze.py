@@ -19,8 +19,8 @@ from taco_ir.training.objectives.contrastive import Contrast, Contrastive
 from taco_ir.training.schedules import SELF_SUPERVISED
 from taco_ir.training.settings import INVERSE_CLOZE
 
-STAYS = 0.1  # share of passages that keep the sentence, so that words in common count as well
-MIN_WORDS = 4  # of a sentence that is a query
+STAYS = 0.1  # fraction of passages that keep the sentence, so that matching words are learned too
+MIN_WORDS = 4  # of a sentence that can be a query
 END = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=["'(\[]?[A-Z0-9])""")
 
 

@@ -17,9 +17,9 @@ from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import Text
 
 UNLABELLED = -100  # the label of a token that is not masked
-MASKED, RANDOM = 0.8, 0.9  # below the first: the mask; between them: a random token; above: the token itself
+MASKED, RANDOM = 0.8, 0.9  # thresholds: below 0.8 the mask, below 0.9 a random token, otherwise the token itself
 MASKS = ("[MASK]", "<mask>", "<extra_id_0>")  # BERT's, RoBERTa's, T5's
-SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, its softmax and its gradient
+SCORE_BYTES = 12  # bytes for each pair of masked token and vocabulary entry: score, softmax, gradient
 
 
 class Vocabulary(NamedTuple):

@@ -30,7 +30,7 @@ from taco_ir.training.settings import MIN_SPAN, ObjectiveSettings, RunSettings
 
 DOCUMENTS = "documents"
 HELD_OUT = "held out"
-ENCODED_AT_ONCE = 32  # spans, where no gradient is kept
+ENCODED_AT_ONCE = 32  # spans in validation, where no gradient is kept
 TOKENIZED_AT_ONCE = 512
 
 
@@ -129,7 +129,7 @@ class Spans(Objective):
         )
 
     def add_gradient(self, batch: SpanBatch, turn: int) -> Tensor:
-        del turn  # a batch is computed as one: all its spans repel each other
+        del turn  # a batch is not cut into slices, because every span is contrasted with all others
 
         def loss_of(rows_BX: Tensor) -> Tensor:
             self._found = self.model.losses(rows_BX, batch.texts)
@@ -192,7 +192,7 @@ def read_documents(
     """
     rows = sample_rows(collection.passages.count, settings.max_passages, run.seed)
     by_page = settings.span_from == "page"
-    shortest = 2 * MIN_SPAN if settings.contrasted and not by_page else MIN_SPAN  # of a passage that gives two spans
+    shortest = 2 * MIN_SPAN if settings.contrasted and not by_page else MIN_SPAN  # a single passage must give two spans
     documents = build_documents(_tokenized(collection, rows, model), shortest, by_page)
     what = "pages" if by_page else "passages"
     alone = ", and pages with one passage," if by_page else ""
