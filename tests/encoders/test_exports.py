@@ -106,8 +106,8 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
     page = (folder / "README.md").read_text(encoding="utf-8")
     flags = (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8")
     for said in (
-        "other tools cut all queries at 64 tokens, we cut them at the length of their task: nq 9",
-        "ours keep 4 words before it",
+        "tools cut all queries at 64 tokens, we cut them at the length of their task: nq 9",
+        "we keep 4 words before it",
     ):
         assert said in page and said in flags and caplog.text.count(said) == 2
         assert all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface"))
