@@ -225,8 +225,9 @@ def config_for_tasks(
 ) -> EncoderConfig:
     """Returns the base model's configuration with the tasks' prompts and lengths; no length is above `limit` tokens.
 
-    If `tables` set passage lengths for single tasks, search uses the longest. If a collection has another name for a
-    task, prompt and length are stored under both names. The other name is left out if another task has it.
+    A prompt is the task's name and `separator`. If `tables` set passage lengths for single tasks, search uses the
+    longest. If a collection has another name for a task, prompt and length are stored under both names. The other name
+    is left out if another task has it.
     """
     lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
     prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}

@@ -64,7 +64,7 @@ def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
 
 
 def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = False) -> None:
-    """Raises InputError if `output` contains anything but a training with these settings.
+    """Raises InputError if `output` contains something else than a training with these settings.
 
     Args:
         overwrite: allow a training with other settings; other files, and the model to start from, are still refused.

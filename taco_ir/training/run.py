@@ -224,7 +224,7 @@ def make_step(
 def make_validation(work: Work, pools: Sequence[Pool], split: str) -> PoolValidation | None:
     """Returns a validation that ranks passages for held-out queries, and answers held-out questions of reading tasks.
 
-    Returns None if no task has held-out queries.
+    Returns None if no task has held-out queries. `split` is the split of these queries, such as dev.
     """
     data, questions = work.data, None
     if data.reading:

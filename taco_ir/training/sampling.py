@@ -49,7 +49,7 @@ class StreamPosition(NamedTuple):
     since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     def continue_with(self, examples: str, size: int, negatives: str) -> StreamPosition:
-        """Returns this position for the data of the next training. If negatives changed, it starts with the hardest."""
+        """Returns this position for new data, given by fingerprints. With new negatives, it starts with the hardest."""
         now, sampled = self, sum(batches * share for batches, share in self.parts)
         if (examples, size) != (self.examples, self.size):
             begun = -(-sampled // max(self.size, 1))

@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
     @property
     def when_validated(self) -> str:
-        """When validations take place, in words."""
+        """A phrase that says when validations take place."""
         if self.validate_every >= self.steps:
             return "validated after the last step"
         return f"validated every {self.validate_every:,} steps and after the last"
@@ -104,7 +104,8 @@ def sequence_phases(
 ) -> Active:
     """Returns a schedule, boolean [S, T]: all tasks of the first phase, then all tasks of the next, and so on.
 
-    With probability `rehearsal` a step trains on an earlier phase instead; all earlier phases are equally likely.
+    `shares` are the relative lengths of the phases. With probability `rehearsal`, a step trains on an earlier phase
+    instead; all earlier phases are equally likely.
     """
     random_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
     active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)

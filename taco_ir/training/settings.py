@@ -107,8 +107,8 @@ class EncoderSettings(Settings):
 
     pooling: str | None = flag(
         None,
-        "how a plain Hugging Face model makes one vector of its token vectors: first token, mean, first decoder "
-        "state (T5), last token, or the model's own pooler",
+        "how to make one vector from the token vectors of a plain Hugging Face model. first, last: one token's "
+        "vector; mean: the mean of all; pooler: the model's own pooler; decoder: the first decoder state (T5)",
         choices=get_args(Pooling),
     )
     normalize: bool = flag(False, "scale vectors to length 1")
@@ -209,11 +209,11 @@ class BatchSettings(Settings):
     )
     hard_negatives: int = flag(
         1,
-        "number of hard negatives for each query, besides in-batch negatives; each epoch uses the next ones",
+        "number of hard negatives for each query, besides in-batch negatives; each epoch uses the next in the list",
         min=0,
         only=HARD,
     )
-    multi_positive: bool = flag(False, "use all passages of an evidence set as positives", only=RETRIEVES)
+    multi_positive: bool = flag(False, "use all passages of an evidence set as positives, not only one", only=RETRIEVES)
     cross_device: bool = flag(True, "use the passages of all processes as negatives")
     temperature: float = flag(
         0.0, "divide scores by this; auto: 1, or 0.05 if vectors are normalised", above=0, named=AUTO, only=COMPARES
@@ -351,8 +351,10 @@ class OptimiserSettings(Settings):
         min=1,
         named=NO,
     )
-    precision: str = flag("float32", "number format the encoder computes in", choices=("float32", "bf16"))
-    gradient_checkpointing: bool = flag(False, "save memory; a step takes a fifth to a third longer")
+    precision: str = flag("float32", "number format in which the encoder computes", choices=("float32", "bf16"))
+    gradient_checkpointing: bool = flag(
+        False, "recompute activations to save memory; steps take a fifth to a third longer"
+    )
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def read_runs(path: Path) -> dict[str, str]:
 
 
 def numbers(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """Yields (name, number) for each number in a log line: loss/nq for a task, cosine/nq/fever for a pair of tasks."""
+    """Yields (`before` + name, number) for each number in a log line, such as loss/nq, or cosine/nq/fever for two."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{before}{key}/")
