@@ -152,7 +152,7 @@ def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
 
 
 def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
-    """Returns the docid of one passage, chosen at random for each epoch from the set that `choose_set` returns."""
+    """Returns the docid of one positive, chosen at random for each epoch from the set that `choose_set` returns."""
     docids = choose_set(example, epoch, seed)
     return docids[hash_names(seed, example.qid, epoch, "passage") % len(docids)]
 

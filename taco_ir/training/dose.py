@@ -26,7 +26,7 @@ class Dose(NamedTuple):
 
     Attributes:
         cosine: cosine between update and mean; None if one of them is zero.
-        scaled_cosine: the same after both are divided by AdamW's sqrt(v) + eps, with the v after the step.
+        scaled_cosine: the same cosine after both are divided by AdamW's sqrt(v) + eps, with v after the step.
         opposed: fraction of parameters with opposite signs in update and mean, among those with a gradient.
         specific: fraction of parameters with nearly all weight on one task (`TaskWeighting.specific_share`); None if
             the weighting gives all parameters the same weights.

@@ -137,7 +137,7 @@ class DualEncoder(nn.Module):
         return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
     def find_separator(self, candidates: Sequence[str]) -> str:
-        """Returns the first candidate that is a token of the query encoder's tokenizer; a colon if none is."""
+        """Returns the first candidate that is one token for the query encoder's tokenizer, or else a colon."""
         tokenizer = self._tokenizers["query" if self.untied else "passage"]
         return next((text for text in candidates if tokenizer.token_to_id(text) is not None), ":")
 

@@ -175,7 +175,7 @@ def hash_model(folder: Path) -> str:
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
-    """Saves the fingerprints of a new training's inputs; for a begun training, raises InputError if they differ."""
+    """Saves the fingerprints of a new training's inputs. If the training has begun, raises InputError for changes."""
     path = output / INPUTS_FILE
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))

@@ -28,7 +28,7 @@ Sampled = tuple[TrainExample, int]  # an example and its epoch
 
 
 class StreamPosition(NamedTuple):
-    """How many of a task's examples were sampled by all trainings that led to a model.
+    """The position in a task's examples: how many of them all trainings that led to a model have sampled.
 
     Attributes:
         examples: fingerprint of the examples and of the seed; if it changes, a new epoch begins.

@@ -154,7 +154,7 @@ def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask
 
 
 def parse_shares(settings: ObjectiveSettings) -> list[float]:
-    """Returns the relative lengths of the phases, from the text of the setting `phase_shares`."""
+    """Returns the relative lengths of the three phases, from the text of the setting `phase_shares`."""
     return [float(share) for share in settings.phase_shares.split(",")]
 
 

@@ -728,7 +728,7 @@ def checked_keys(
 
 
 def check_tables(tables: Mapping[str, Any], where: str) -> dict[str, Values]:
-    """Checks the settings of single tasks, by name; returns them. Raises InputError naming table, key and value."""
+    """Checks the settings of single tasks; returns them. Raises InputError for unknown keys or wrong values."""
     if not isinstance(tables, Mapping) or not tables:
         raise InputError(f"{where}tasks is {abbreviate(tables)}; it must be a list of names, or tables [tasks.NAME]")
     rules, found = rules_of(TaskSettings), {}

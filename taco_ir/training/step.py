@@ -28,9 +28,10 @@ class StepResult(NamedTuple):
     """The result of a training step.
 
     Attributes:
-        losses, norms: loss and norm of the gradient, by task.
+        losses: the loss of each task, by name.
+        norms: the norm of each task's gradient, by name.
         report: the weighting's report; None if the step was skipped.
-        not_finite: the tasks with infinite or NaN gradients, because of which the step was skipped.
+        not_finite: names of tasks with infinite or NaN gradients; if there are any, the step is skipped.
         cosines: cosines between the tasks' gradients; None in steps that do not log them.
     """
 

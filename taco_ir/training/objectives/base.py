@@ -130,7 +130,8 @@ class Work:
         shares: Sequence[int],
         tasks: Sequence[str] = (),
     ) -> list[TaskSampler]:
-        """Returns a sampler for each name, which continues where earlier trainings stopped. Reads the passages needed.
+        """Returns a sampler for each task name, which continues where earlier trainings stopped. Reads the passages
+        needed.
 
         Args:
             examples: for each sampler, its examples.
@@ -237,7 +238,7 @@ class Objective(ABC):
 
     @abstractmethod
     def batch(self, number: int) -> Any:
-        """Makes the task's batch with this number, the same in all processes; earlier trainings had lower numbers."""
+        """Makes the task's batch with this number, the same in all processes; earlier trainings used lower numbers."""
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
