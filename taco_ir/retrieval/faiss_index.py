@@ -26,9 +26,9 @@ MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in this many is searched, and at least this many lists
 FOUND_AT_ONCE = 1 << 22  # hits that an approximate index returns at once
 GRAPH_BYTES = 272  # bytes of the graph of HNSW32, for each vector
-FEW = 4  # maximum number of queries for a scan of a Flat index in fp16, from the second such search on
-HALVES_BYTES = 1 << 30  # maximum memory of the vectors in fp16
-SPARE = 64  # a scan finds 2 * hits + SPARE vectors, to see whether close scores were left out
+FEW = 4  # maximum number of queries for a scan of a Flat index in bytes, from the second such search on
+SCAN_BYTES = 1 << 29  # maximum memory of the vectors in bytes
+SPARE, MULTIPLES = 64, (5, 40)  # a scan finds 5 * hits + SPARE vectors, then 40 * hits if more scores are close
 
 
 class Manifest(NamedTuple):
@@ -179,7 +179,7 @@ class DenseIndex:
         )
         self.effort = Effort.read(folder)
         self._searched_few = False
-        self._halves: Halves | None = None
+        self._scan: ByteScan | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -232,50 +232,55 @@ class DenseIndex:
 
     def _search_few(self, queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> list[Ranking] | None:
         """As `exact_search`, but faster for few queries that come repeatedly; None if `exact_search` is needed."""
-        if not self._searched_few or vectors_ND.size * 2 > HALVES_BYTES:
+        if not self._searched_few or vectors_ND.size > SCAN_BYTES:
             self._searched_few = True
             return None
-        self._halves = self._halves or Halves(vectors_ND)
+        self._scan = self._scan or ByteScan(vectors_ND)
         found = []
         for query_D in queries_BD:
-            if (rows_K := self._halves.candidates(query_D, hits)) is None:
+            if (rows_K := self._scan.candidates(query_D, hits)) is None:
                 return None
             score_K = (query_D.astype(np.float64) * vectors_ND[rows_K]).sum(1)
             found.append(Ranking.of(self.docids[rows_K].tolist(), score_K).top(hits))
         return found
 
 
-class Halves:
-    """A copy of the vectors in fp16 for fast searches with single queries, which spend most time on reading memory.
+class ByteScan:
+    """A copy of the vectors in one byte a number, scanned for one query at a time.
 
-    A scan finds all vectors that may be among the best hits, with a bound on the rounding error; the caller then
-    computes their exact scores. Vectors that were stored in fp16 lose nothing. Memory: 2 D N bytes.
+    Reading vectors takes most of the time, and these are a quarter as large; each thread scans its own part. The scan
+    finds all vectors that may be among the best, using a bound on rounding errors; then their scores are computed
+    exactly. Memory: D N bytes.
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:
         import faiss
 
-        self._index = faiss.IndexScalarQuantizer(
-            vectors_ND.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
+        self._index, dim = faiss.IndexShards(vectors_ND.shape[1], True, True), vectors_ND.shape[1]
         longest = lost = 0.0
-        for start in range(0, len(vectors_ND), ROWS):
-            block_ND = np.ascontiguousarray(vectors_ND[start : start + ROWS])
-            self._index.add(block_ND)
-            with np.errstate(invalid="ignore"):  # numbers beyond the range of fp16
-                change_ND = self._index.reconstruct_n(start, len(block_ND)) - block_ND
-            longest, lost = max(longest, longest_norm(block_ND)), max(lost, longest_norm(change_ND))
-        self._margin = 2 * lost + rounding(vectors_ND.shape[1]) * longest  # of two scores, for a query of length 1
+        parts = min(faiss.omp_get_max_threads(), -(-len(vectors_ND) // ROWS))
+        for part_ND in np.array_split(vectors_ND, parts):
+            part = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+            part.train(part_ND)
+            for start in range(0, len(part_ND), ROWS):
+                block_ND = np.ascontiguousarray(part_ND[start : start + ROWS])
+                part.add(block_ND)
+                change_ND = part.reconstruct_n(start, len(block_ND)) - block_ND
+                longest, lost = max(longest, longest_norm(block_ND)), max(lost, longest_norm(change_ND))
+            self._index.add_shard(part)
+        self._margin = 2 * lost + rounding(dim) * (longest + lost)  # of two scores, for a query of length 1
 
     def candidates(self, query_D: Vectors, hits: int) -> npt.NDArray[np.int64] | None:
         """Return the rows of all vectors that may be among the `hits` best for a query; None if these are too many."""
-        asked = min(2 * hits + SPARE, self._index.ntotal)
-        ((score_K,), (row_K,)) = self._index.search(query_D[None], asked)
-        least = score_K[min(hits, asked) - 1] - self._margin * float(np.linalg.norm(query_D.astype(np.float64)))
-        if not np.isfinite(least) or (asked < self._index.ntotal and score_K[-1] >= least):
-            return None
-        rows_K: npt.NDArray[np.int64] = row_K[score_K >= least]
-        return rows_K
+        margin = self._margin * float(np.linalg.norm(query_D.astype(np.float64)))
+        for multiple in MULTIPLES:
+            asked = min(multiple * hits + SPARE, self._index.ntotal)
+            ((score_K,), (row_K,)) = self._index.search(query_D[None], asked)
+            least = score_K[min(hits, asked) - 1] - margin
+            if np.isfinite(least) and (asked == self._index.ntotal or score_K[-1] < least):
+                rows_K: npt.NDArray[np.int64] = row_K[score_K >= least]
+                return rows_K
+        return None
 
 
 class _Stored:

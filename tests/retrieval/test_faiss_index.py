@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from taco_ir.retrieval import exact_search as exact
 from taco_ir.retrieval import on_disk
 from taco_ir.retrieval import vectors as vectors_module
 from taco_ir.retrieval.exact_search import exact_search
-from taco_ir.retrieval.faiss_index import FEW, DenseIndex, Halves, build_index
+from taco_ir.retrieval.faiss_index import FEW, ByteScan, DenseIndex, build_index
 from taco_ir.retrieval.frozen_index import open_frozen_index
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
@@ -205,8 +206,10 @@ def test_approximate_indexes_find_most(index: Index, factory: str, needed: float
     assert recall >= needed
 
 
-@pytest.mark.parametrize("factory", ["IVF32,Flat", "IVF8,SQ8", "OPQ4,IVF8,PQ4"])
-@pytest.mark.parametrize("rows", [1, 600, 2 * N])
+@pytest.mark.parametrize(
+    ("factory", "rows"),
+    [*itertools.product(["IVF32,Flat", "IVF8,SQ8"], [1, 600, 2 * N]), ("OPQ4,IVF8,PQ4", 600)],
+)
 def test_lists_on_disk_are_searched_as_those_in_memory(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, rows: int
 ) -> None:
@@ -418,19 +421,19 @@ def opened(index: Index) -> DenseIndex:
     return opened
 
 
-def test_the_second_search_for_few_queries_scans_a_copy_in_fp16(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_search_for_few_queries_scans_a_copy_in_bytes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     scanned: list[int] = []
-    candidates = Halves.candidates
-    monkeypatch.setattr(Halves, "candidates", lambda *given: scanned.append(1) or candidates(*given))
+    candidates = ByteScan.candidates
+    monkeypatch.setattr(ByteScan, "candidates", lambda *given: scanned.append(1) or candidates(*given))
     opened = DenseIndex(index())
     for queries, expected in ((1, 0), (1, 1), (FEW, 1 + FEW), (FEW + 1, 1 + FEW)):
         opened.search(QUERIES[:queries], HITS)
         assert len(scanned) == expected
-    monkeypatch.setattr("taco_ir.retrieval.faiss_index.HALVES_BYTES", N * DIM * 2 - 1)
+    monkeypatch.setattr("taco_ir.retrieval.faiss_index.SCAN_BYTES", N * DIM - 1)
     small = DenseIndex(index())
     for _ in range(3):
         small.search(QUERIES[:1], HITS)
-    assert len(scanned) == 1 + FEW and small._halves is None
+    assert len(scanned) == 1 + FEW and small._scan is None
 
 
 @pytest.mark.parametrize("hits", [1, HITS, N - 1, N, 2 * N])
@@ -442,15 +445,21 @@ def test_few_queries_are_searched_exactly(opened: DenseIndex, hits: int) -> None
 
 @settings(deadline=None, max_examples=60)
 @given(
-    seed=st.integers(0, 1 << 20), size=st.sampled_from([1e-6, 1e-3, 1.0, 300.0, 1e5, 1e30]), copies=st.integers(0, 90)
+    seed=st.integers(0, 1 << 20),
+    size=st.sampled_from([1e-6, 1e-3, 1.0, 300.0, 1e5, 1e30]),
+    copies=st.integers(0, 90),
+    threads=st.integers(1, 3),
 )
-def test_halves_miss_no_hit_whatever_the_vectors_are(seed: int, size: float, copies: int) -> None:
-    """Vectors that fp16 rounds, cannot hold, or cannot tell apart: what it names holds the best, or it says nothing."""
+def test_the_scan_misses_no_hit_whatever_the_vectors_are(seed: int, size: float, copies: int, threads: int) -> None:
+    """Vectors that bytes round, cannot hold, or cannot tell apart: what it names holds the best, or it says nothing."""
     random = np.random.default_rng(seed)
     vectors_ND = (random.standard_normal((400, DIM)) * size).astype(np.float32)
     vectors_ND[:copies] = vectors_ND[0] * (1 + random.standard_normal((copies, 1)) * 1e-7).astype(np.float32)
     query_D = random.standard_normal(DIM).astype(np.float32)
-    rows = Halves(vectors_ND).candidates(query_D, HITS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taco_ir.retrieval.faiss_index.ROWS", 150)
+        patch.setattr("faiss.omp_get_max_threads", lambda: threads)
+        rows = ByteScan(vectors_ND).candidates(query_D, HITS)
     exact_N = vectors_ND.astype(np.float64) @ query_D.astype(np.float64)
     least = np.sort(exact_N)[-HITS]
     assert rows is None or set(np.flatnonzero(exact_N >= least).tolist()) <= set(rows.tolist())
