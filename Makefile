@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# modules are compiled when they are first imported, not all 26,000 at once
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 # tasks without an adapter in the shipped encoder, and the tasks whose adapters they borrow
 LENT := trex=zsre aidayago2=wned cweb=wned '*=none'
 

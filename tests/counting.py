@@ -107,10 +107,10 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def workers_of(folder: Path) -> list[int]:
-    """The processes that have begun to count, at least two."""
+def workers_of(folder: Path, least: int = 1) -> list[int]:
+    """The processes that have begun to count; waits for the first ones."""
     until = time.monotonic() + 60
-    while rows(folder / "loaded") < 2 and time.monotonic() < until:
+    while rows(folder / "loaded") < least and time.monotonic() < until:
         time.sleep(0.05)
     return [int(line.split()[0]) for line in (folder / "loaded").read_text().splitlines()]
 
@@ -119,7 +119,7 @@ def end_driver(folder: Path, engine: str, number: signal.Signals) -> tuple[int, 
     """Start a driver of slow units, end it by a signal while two workers work, and see these end; code and words."""
     words = [sys.executable, "-c", DRIVER.replace("ENGINE", engine), folder]
     driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    workers = workers_of(folder)
+    workers = workers_of(folder, 2)
     assert all(map(is_running, workers))
     driver.send_signal(number)
     _, said = driver.communicate(timeout=60)
