@@ -208,13 +208,13 @@ def test_approximate_indexes_find_most(index: Index, factory: str, needed: float
 
 @pytest.mark.parametrize(
     ("factory", "rows"),
-    [*itertools.product(["IVF32,Flat", "IVF8,SQ8"], [1, 600, 2 * N]), ("OPQ4,IVF8,PQ4", 600)],
+    [*itertools.product(["IVF32,Flat", "IVF8,SQ8"], [1, 600, 2 * N]), ("OPQ4,IVF8,PQ4x4", 600)],
 )
 def test_lists_on_disk_are_searched_as_those_in_memory(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, rows: int
 ) -> None:
     """Built in parts of any size; the folder may move, and holds nothing but what is searched."""
-    code = {"IVF32,Flat": 4 * DIM, "IVF8,SQ8": DIM, "OPQ4,IVF8,PQ4": 4}[factory] + 1
+    code = {"IVF32,Flat": 4 * DIM, "IVF8,SQ8": DIM, "OPQ4,IVF8,PQ4x4": 2}[factory] + 1
     monkeypatch.setattr(on_disk, "PART_BYTES", rows * (code + on_disk.ROW_BYTES))
     monkeypatch.setattr(vectors_module, "BLOCK_ROWS", 128)
     vectors = write(tmp_path / "vectors", VECTORS)
