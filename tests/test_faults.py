@@ -18,7 +18,6 @@ from trials import KINDS  # noqa: E402
 
 # each costs a second or less; the others start a JVM or processes, or train for long
 LONG = ("encode workers", "search bm25", "reproduce", "pretrain")
-ENCODE = ["encode", "encode workers", "index"]
 QUICK = [case for case in CASES if case not in LONG and not case.startswith("train")]
 
 

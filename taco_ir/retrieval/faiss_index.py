@@ -256,7 +256,7 @@ class ByteScan:
     def __init__(self, vectors_ND: Vectors) -> None:
         import faiss
 
-        self._index, dim = faiss.IndexShards(vectors_ND.shape[1], True, True), vectors_ND.shape[1]
+        self._index, dim = faiss.IndexShards(vectors_ND.shape[1], True), vectors_ND.shape[1]
         longest = lost = 0.0
         parts = min(faiss.omp_get_max_threads(), -(-len(vectors_ND) // ROWS))
         for part_ND in np.array_split(vectors_ND, parts):
