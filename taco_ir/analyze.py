@@ -30,7 +30,7 @@ TRAINING_FLAGS = {
     "collection": "sample (shipped with the package), kilt (the full benchmark), or a folder",
     "tasks": "tasks of the collection, such as nq,fever; all: every task with a train file",
     "negatives": "where hard negatives come from: bm25, ance (mined with the first model), none, or a negatives file",
-    "hard_negatives": "hard negatives for each query, besides the other queries' passages",
+    "hard_negatives": "number of hard negatives for each query; passages of other queries are negatives, too",
     "batch_size": "queries in a batch, counted over all tasks",
     "shares": "how the queries of a batch are divided among the tasks; see `train --help-all`",
     "seed": "random seed of the batches",
@@ -52,7 +52,7 @@ def parser() -> Parser:
     )
     flags.flag(
         "models",
-        "model folders, or folders of training runs; tasks and batches are those of the first one",
+        "model folders, or folders of trainings. Tasks and batches are taken from the training of the first model",
         nargs="+",
         metavar="MODEL",
     )

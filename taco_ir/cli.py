@@ -136,10 +136,7 @@ class Parser(argparse.ArgumentParser):
             self.flag(flag)
 
     def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
-        """Add a flag or argument. `changes` are further arguments of argparse's `add_argument`.
-
-        A shared flag (see FLAGS) needs only what differs. --collection also adds --columns; `parse_args` merges both.
-        """
+        """Add a flag or argument, a shared one by its name; `changes` go to argparse. --collection adds --columns."""
         if name == "--collection":
             self.flag("--columns")
         found = FLAGS.get(name, {}) | ({"help": help} if help else {}) | changes

@@ -55,7 +55,7 @@ def parser() -> Parser:
     flags.flag(
         "--prompt-of",
         "for tasks the model was not trained on: take the prompt and adapter of another task. trex=zsre: trex "
-        "uses those of zsre; *=nq: all other tasks use those of nq; *=none: all other tasks use the backbone "
+        "takes them from zsre. *=nq: all other tasks take them from nq. *=none: all other tasks use the backbone "
         "without adapters",
         nargs="+",
         default=[],

@@ -27,7 +27,8 @@ def parser() -> Parser:
     )
     flags.flag("--vectors", "folder of vectors that `python -m taco_ir.encode` wrote", metavar="FOLDER")
     flags.flag("--output", "folder to write the index to", required=True, metavar="FOLDER")
-    flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="FACTORY")
+    factory = "a faiss index_factory string, such as HNSW32 or IVF1024,SQ8 [default: Flat]"
+    flags.flag("--factory", factory, default="Flat", metavar="FACTORY")
     flags.flag(
         "--on-disk",
         "for IVF factories and collections larger than memory: build the index in parts, and keep the inverted lists "
@@ -37,7 +38,7 @@ def parser() -> Parser:
     flags.flag(
         "--recall",
         f"for HNSW and IVF: make searches find this share of the exact {PASSAGE_HITS} best hits, such as .95. How far "
-        "they must look is measured on a sample of passages; `search --recall` measures it on queries, which is better",
+        "a search must look is measured on a sample of passages; `search --recall` uses queries, which is better",
         type=share,
         metavar="R",
     )

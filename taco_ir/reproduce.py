@@ -31,7 +31,7 @@ def parser() -> Parser:
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --only 'taco*' --list",
     )
     flags.flag("--conditions", "the TOML file that describes the study", required=True, type=Path, metavar="FILE")
-    only = "run only these conditions and the ones they depend on; * matches any text [default: all]"
+    only = "run only these conditions and the conditions they depend on; * matches any text [default: all]"
     flags.flag("--only", only, nargs="+", default=[], metavar="NAME")
     flags.flag("--corpora", "score only on these corpora [default: all]", nargs="+", default=[], metavar="NAME")
     flags.flag("--seeds", "run only these seeds [default: all]", nargs="+", default=[], type=int, metavar="N")

@@ -63,8 +63,8 @@ def parser() -> Parser:
     )
     flags.flag(
         "--recall",
-        "for HNSW and IVF indexes: make searches find this share of the exact best hits, such as .95. How far they "
-        "must look is measured on a sample of the queries, and kept with the index",
+        "for HNSW and IVF indexes: make searches find this share of the exact best hits, such as .95. How far a "
+        "search must look is measured on a sample of the queries, and kept with the index",
         type=share,
         metavar="R",
     )
@@ -107,7 +107,7 @@ def parser() -> Parser:
     flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
-        "also search with BM25 and the hybrid, and score all three. Without --output, their runs are written too "
+        "also search with BM25 and the hybrid, and score all three. Without --output, all three runs are written "
         f"[default: on for dense search of up to {COMPARED_UP_TO:,} passages, or if a BM25 index exists]",
         action=BooleanOptionalAction,
     )

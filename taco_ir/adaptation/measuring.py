@@ -30,10 +30,7 @@ class TaskScores(NamedTuple):
 
 
 class Ruler:
-    """Evaluates a query encoder against the vectors of an index.
-
-    The measure is page R-precision if passages have pages, and nDCG@10 without pages or with graded judgments.
-    """
+    """Evaluates a query encoder on an index: page R-precision, or nDCG@10 without pages or with graded judgments."""
 
     def __init__(self, index: FrozenIndex, pages: Pages) -> None:
         self._index = index

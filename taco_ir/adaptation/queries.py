@@ -246,10 +246,7 @@ def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int,
 def halve(
     examples: Sequence[Example], pages: Pages, most: int, seed: int, task: str
 ) -> tuple[list[Example], list[Example]]:
-    """Split at most `most` held-out queries into one half to choose by and one half to report.
-
-    At most one page has queries in both halves. A single query is in both.
-    """
+    """Split at most `most` held-out queries into one half to choose by and one to report; a single query is in both."""
     drawn = generator(seed, task, "held out").permutation(len(examples))[:most].tolist()
     order = sorted(drawn, key=lambda row: (hash_names(seed, *pages.of(examples[row].gold.positives[:1])), row))
     middle = len(order) // 2

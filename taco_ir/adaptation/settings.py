@@ -33,6 +33,8 @@ from taco_ir.training.settings import (
 Section = TypeVar("Section", bound=Settings)
 ONE, TASK, GROUP = SHARES = ("one", "task", "group")
 OF_ADAPTERS = {"method": "tune", "width": "tune_width", "budget": "tune_budget", "positions": "tune_positions"}
+BUDGET = "instead of --width: the largest width with at most this percentage of the backbone's parameters, such as 0.5%"
+POSITIONS = "prompts: position ids start after the prompt (shifted) or at 0 (plain) [default: plain; prompt: shifted]"
 UNLIKE = {"validate_on", "held_out"}  # of a training, where these keys mean something else
 SHARED = (BatchSettings, OptimiserSettings, WeightingSettings, ValidationSettings)
 GROUPED = Only("share group", lambda settings: settings.share == GROUP)
@@ -112,8 +114,8 @@ class AdaptSettings(Settings):
     )
     method: str = flag("adapter", "kind of adapter", choices=tuple(METHODS))
     width: int = same("tune_width", only=None)
-    budget: str = same("tune_budget", only=None)
-    positions: str | None = same("tune_positions", only=None)
+    budget: str = same("tune_budget", only=None, help=BUDGET)
+    positions: str | None = same("tune_positions", only=None, help=POSITIONS)
     query_length: int = flag(0, "cut queries after this many tokens; auto: the model's own length", min=1, named=AUTO)
     temperature: float = same("temperature", only=None)
     softmax_passages: int = flag(

@@ -49,10 +49,7 @@ class Unit(NamedTuple):
 
 
 class Kind(Protocol):
-    """The interface of a kind of unit.
-
-    Each process makes one instance from the spec that its units share; the instance loads what all units need.
-    """
+    """The interface of a kind of unit. A process makes one instance for a spec, which loads what all its units need."""
 
     def __init__(self, spec: dict[str, Any]) -> None: ...
 
