@@ -55,7 +55,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def pooling_flags(name: str, settings: EncoderSettings) -> str:
-    """Returns flags to load the pre-trained model with: --pooling and --normalize of its base or its pre-training."""
+    """Returns flags to load the pre-trained model with, such as `--pooling mean --normalize`.
+
+    The values are from the folder of the base model `name`, or from `settings` if the folder does not record them.
+    """
     from taco_ir.encoders.model_folder import ModelFolder
 
     base = ModelFolder.find(name)
