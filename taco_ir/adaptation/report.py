@@ -57,7 +57,7 @@ class TaskReport(NamedTuple):
 
     @property
     def after(self) -> float:
-        """The score of the saved model on this task."""
+        """Returns the saved model's score: with the adapter if the task keeps the adapter, otherwise without."""
         return self.adapted if self.kept else self.before
 
 
@@ -96,7 +96,7 @@ class Report(NamedTuple):
 
     @property
     def dropped(self) -> list[str]:
-        """Tasks that keep the original model."""
+        """Returns the names of the tasks that keep the original model."""
         return [each.task for each in self.tasks if not each.kept]
 
 

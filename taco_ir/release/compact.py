@@ -41,7 +41,7 @@ class AnyModel(NamedTuple):
 
 
 class AnyTokenizer(NamedTuple):
-    """The keys that every tokenizer.json has."""
+    """The part that every tokenizer.json has, whatever its kind: `model`."""
 
     model: AnyModel
 

@@ -23,7 +23,7 @@ TAIL = 3  # the last folders of a training's path (condition, seed, output) tell
 
 
 class Stage(NamedTuple):
-    """An episode of a training, pre-training or adaptation: its tasks (empty: passages only), and settings by label."""
+    """An episode of a training, pre-training or adaptation: its tasks ((): only passages), and settings by label."""
 
     tasks: tuple[str, ...]
     settings: Mapping[str, str]

@@ -202,7 +202,7 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
 def macro_average(result: Record, names: Sequence[str], measure: str) -> float:
     """Returns a record's mean score over the topics `names`. Raises: InputError for topics without a score."""
     if missing := [name for name in names if name not in result.topics]:
-        raise InputError(f"{result.name}: it has no scores on {missing[0]}, as the encoder has; leave it out")
+        raise InputError(f"{result.name}: it has no scores on {missing[0]}; leave this record out of --beside")
     return sum(result.topics[name].means[measure] for name in names) / len(names)
 
 

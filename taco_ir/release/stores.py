@@ -89,7 +89,7 @@ class StoreRequest:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """Returns everything that the output depends on."""
+        """Returns all inputs that the output depends on, by name."""
         return {"vectors": self.source[0].fingerprint, "format": self.form, "url": self.url or ""}
 
     def write(self, output: Path) -> None:
