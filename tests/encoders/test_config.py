@@ -179,21 +179,21 @@ def test_pooling_of_new_and_old_sentence_transformers_files(
 @pytest.mark.parametrize(
     ("pooling", "said"),
     [
-        ({"pooling_mode": "max"}, "pooling 'max'"),
-        ({"pooling_mode": ["cls", "mean"]}, "pooling 'cls+mean'"),
+        ({"pooling_mode": "max"}, "pooling is 'max'"),
+        ({"pooling_mode": ["cls", "mean"]}, "pooling is 'cls+mean'"),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "max"),
         ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt False"),
     ],
 )
 def test_pooling_that_we_lack_is_named(tmp_path: Path, pooling: dict[str, Any], said: str) -> None:
-    refused(theirs_with(tmp_path, pooling).path, said, "by mean or cls")
+    refused(theirs_with(tmp_path, pooling).path, said, "allowed: mean or cls or lasttoken")
 
 
 def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
     folder = theirs_with(tmp_path, {"pooling_mode": "mean"})
     write(tmp_path, modules=modules("Transformer", "Pooling", "BoW"))
-    refused(tmp_path, "module 'BoW'", "valid: Transformer, Pooling, Normalize, Dense, Router")
+    refused(tmp_path, "module 'BoW'", "supported: Transformer, Pooling, Normalize, Dense, Router")
     refused(write(tmp_path, modules=modules("Transformer")), "no Pooling module")
     write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize"))
     assert folder.config(longest=LONGEST).normalize

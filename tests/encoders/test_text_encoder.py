@@ -251,7 +251,7 @@ def other_weights(folder: Path) -> None:
         (
             without("tokenizer.json"),
             {},
-            "no tokenizer .tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or voc",
+            "no tokenizer (tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or voc",
         ),
         (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, such as '{LAYER}'"),
         (cut_short, {}, "transformers cannot load it"),
