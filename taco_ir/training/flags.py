@@ -89,7 +89,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
     """Adds --config, --preset and a flag for every setting to a parser. `given_flags` reads which flags were given."""
     help = "a TOML file of settings, named like the flags below but with `_` for `-`; flags override the file"
     if verb.presets:
-        help = f"a TOML file of settings, or a shipped configuration: {', '.join(shipped())}"
+        help = f"a TOML file, or a shipped configuration: {', '.join(shipped())}"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
     if verb.presets:
         help = (

@@ -42,7 +42,7 @@ class Watcher:
         """Called with each line of the log."""
 
     def begin(self) -> None:
-        """Called after all lines that were logged earlier; later lines are new."""
+        """Called after all lines that the log already had; later lines are new."""
 
     def pause(self) -> None:
         """Called after a validation, before a checkpoint, and at the end, so that the watcher shows its data."""

@@ -28,7 +28,7 @@ Sampled = tuple[TrainExample, int]  # an example and its epoch
 
 
 class StreamPosition(NamedTuple):
-    """The position in a task's examples: how many of them all trainings that led to a model have sampled.
+    """The position in a task's examples after all trainings that led to a model.
 
     Attributes:
         examples: fingerprint of the examples and of the seed; if it changes, a new epoch begins.
@@ -78,7 +78,7 @@ class Stream(NamedTuple):
         return self.dealt.get(task, StreamPosition())
 
     def advance(self, steps: int, positions: Mapping[str, StreamPosition]) -> Stream:
-        """Returns the content after another training of `steps` steps, with the new positions of its tasks."""
+        """Returns the content of `stream.json` after another training, with the new positions of its tasks."""
         return Stream(self.steps + steps, {**self.dealt, **positions})
 
     def __str__(self) -> str:

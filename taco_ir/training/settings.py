@@ -139,7 +139,7 @@ class EncoderSettings(Settings):
         "vector (embedding), or a deep prompt or adapter for each of the three",
         choices=ROLE_MARKS,
     )
-    dropout: float = flag(-1.0, "dropout during training; auto: the model's own", min=0, below=1, named={"auto": -1})
+    dropout: float = flag(-1.0, "dropout rate in training; auto: the model's own", min=0, below=1, named={"auto": -1})
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class AdapterSettings(Settings):
     )
     tune_budget: str = flag(
         "",
-        "instead of --tune-width: use the largest width with at most this percentage of the backbone's parameters, "
-        "such as 0.5%",
+        "instead of --tune-width: use the largest width with at most this percentage of the backbone's parameters; "
+        "write the percentage with its sign",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,
@@ -263,7 +263,7 @@ class ObjectiveSettings(Settings):
         below=1,
         only=SEQUENTIAL,
     )
-    reading_batch: int = flag(16, "questions in a batch of each reading task", min=1, only=READS)
+    reading_batch: int = flag(16, "number of questions in a reading task's batch", min=1, only=READS)
     reading_negatives: int = flag(
         7,
         "read each question with a gold passage and at most this many mined passages without an answer",
@@ -271,7 +271,7 @@ class ObjectiveSettings(Settings):
         only=READS,
     )
     reading_weight: float = flag(1.0, "multiply the loss of reading tasks by this", above=0, only=READS)
-    passage_batch: int = flag(16, "passages in a batch of each self-supervised task", min=2, only=SELF_SUPERVISES)
+    passage_batch: int = flag(16, "passages in a self-supervised task's batch", min=2, only=SELF_SUPERVISES)
     passage_weight: float = flag(
         1.0, "multiply the loss of self-supervised tasks by this", above=0, only=SELF_SUPERVISES
     )

@@ -246,8 +246,8 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
     with pytest.raises(InputError, match=said):
         new_learned("adapter", MPNetModel(MPNetConfig(**SIZES)))
     for kind, said in (
-        ("embedding", r"1 tensors .* such as 'weight' of \[3, 32\]"),
-        ("prompt", r"6 tensors .* 'queries.0' of \[2, 32, 32\]"),
+        ("embedding", r"1 tensors .* such as 'weight' of shape \[3, 32\]"),
+        ("prompt", r"6 tensors .* 'queries.0' of shape \[2, 32, 32\]"),
     ):
         start_encoder(SMALL.replace(roles=kind), reserved, ["nq"]).save(tmp_path / kind)
         (tmp_path / kind / ROLE_FILE).unlink()

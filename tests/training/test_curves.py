@@ -59,7 +59,7 @@ def test_what_is_not_finite_and_what_was_skipped() -> None:
     lines = [{"step": 1, "loss": {"nq": None, "fever": 1.0}, "skipped": ["nq"]}, {"step": 2, "loss": {"nq": 2.0}}]
     curves = curves_of(lines)
     assert curves.group("loss")["nq"] == ((2.0,), (2.0,)) and curves.skipped == {"nq": 1}
-    assert "not finite, by task: nq (1)" in render_curves(curves)
+    assert "infinite or NaN: nq (1)" in render_curves(curves)
 
 
 def test_episodes_follow_each_other(tmp_path: Path) -> None:

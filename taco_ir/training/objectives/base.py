@@ -218,7 +218,7 @@ class Objective(ABC):
         return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
 
     def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
-        """Returns the examples of a batch that this process computes in turn `turn` of `accumulate`; may be empty."""
+        """Returns the examples that this process computes in slice number `turn` of a batch; may be empty."""
         accumulate, processes = self.means.settings.accumulate, self.means.processes
         return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
@@ -242,7 +242,7 @@ class Objective(ABC):
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
-        """Adds the gradient of this process's slice in turn `turn` of `accumulate`; returns the slice's loss."""
+        """Computes slice number `turn` of a batch in this process, and adds its gradient; returns the slice's loss."""
 
     def backward(self, batch: Any) -> Tensor:
         """Leaves the gradient of a batch, summed over all processes, in `.grad` of the parameters; returns the loss."""
