@@ -212,7 +212,7 @@ def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
     docids, labels, scores = row["docids"], row["sources"], row["scores"]
     each_docid = f"for each of the {len(docids)} docids"
     if len(labels) != len(docids) or not all(_are_places(each, sources) for each in labels):
-        needed = f"{each_docid} a list of numbers from 0 to {sources - 1}, without repeats,"
+        needed = f"{each_docid} a list of numbers from 0 to {sources - 1}, each once,"
         raise InputError(f"{where}: sources {str(labels)[:80]}; {needed} is needed")
     given = [len(each) if isinstance(each, list) and all(map(_is_number, each)) else -1 for each in scores]
     if given != [len(each) for each in labels]:

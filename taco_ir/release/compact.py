@@ -239,8 +239,8 @@ def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Ite
     needed |= {token for text in own for token in tokenizer.encode(text, add_special_tokens=False).tokens}
     if room < len(needed):
         raise InputError(
-            f"--model {source}: it does not fit into --megabytes: special tokens, characters and prompts need "
-            f"{len(needed)} tokens, and there is room for {room}; allow more megabytes"
+            f"--model {source}: it does not fit, allow more --megabytes: special tokens, characters and prompts need "
+            f"{len(needed)} tokens, and there is room for {room}"
         )
     counts: Counter[int] = Counter()
     left = iter(texts)

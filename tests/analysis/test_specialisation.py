@@ -310,7 +310,7 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
         (
             FOUR,
             seeds(1, 1, 2, 2),
-            r"\+0.1 points; this order is seen, by less than a point \(2 pairs of runs, 2 of them in this order, that",
+            r"\+0.1 points; this order is seen, by less than a point \(2 pairs of runs, 2 of them in this order, which",
         ),
         (
             [*ONE, ("c", "taco", 190), ("d", "naive", 200)],
