@@ -271,7 +271,7 @@ def test_a_data_set_of_a_hub_is_opened_also_when_the_hub_is_gone(tmp_path: Path)
             "query-id\tcorpus-id\tscore\nq1\td1\n",
             r"test.tsv, line 2: 'q1.+td1' has 2 columns; judgments need",
         ),
-        ("qrels/test.tsv", "q1 0 d1 1\nq1 0 d1 2\n", r"line 2: 'd1' has grade 2 for query 'q1', and 1 on an earlier"),
+        ("qrels/test.tsv", "q1 0 d1 1\nq1 0 d1 2\n", r"line 2: 'd1' has grade 2 for query 'q1', but 1 on an earlier"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(file: str, text: str, message: str, tmp_path: Path) -> None:
