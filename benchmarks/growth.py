@@ -1,8 +1,9 @@
 """Memory and time against the number of passages: encode's writer, search of vectors on disk, and lists on disk.
 
 Vectors are made on the fly, in blocks, around random centres. Each measure is taken in a process of its own, which may
-hold at most `--memory`; pages of mapped files come on top, since the system takes them back when it needs them. The table has
-seconds and peaks of memory, with such pages in brackets. At one size faiss searches a Flat index in memory for the same queries, in turn with ours, and the scores must be equal.
+hold at most `--memory`; pages of mapped files come on top, since the system takes them back when it needs them. The
+table has seconds and peaks of memory, with such pages in brackets. At one size faiss searches a Flat index in memory
+for the same queries, in turn with ours, and the scores must be equal.
 """
 
 from __future__ import annotations
