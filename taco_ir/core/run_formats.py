@@ -194,7 +194,8 @@ def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of
 
 def format_score(score: np.float32) -> str:
     """Return the shortest decimal number that is read back as the same float32."""
-    return np.format_float_positional(score, unique=True, trim="0")
+    short = str(score)  # twice as fast, but with an exponent if the number is very large or small
+    return short if "e" not in short else np.format_float_positional(score, unique=True, trim="0")
 
 
 def write_trec(run: Run, path: Path, tag: str) -> None:
