@@ -64,7 +64,7 @@ def test_grades_are_weights_and_none_is_no_positive(collection: Collection, tmp_
     assert first.gold.others.tolist() == [1, 3]  # of page A; a passage of grade 0 is a negative
     assert second.gold.positives.tolist() == [3] and second.gold.others.tolist() == [0, 1]
     (tmp_path / "more.qrels").write_text("2 0 a3 1\n")
-    with pytest.raises(InputError, match="more.qrels: another file judges query '2' too"):
+    with pytest.raises(InputError, match="more.qrels: another file also judges query '2'"):
         Reader(index_of(DOCIDS), collection, [tmp_path / "q.qrels", tmp_path / "more.qrels"])
 
 
