@@ -82,7 +82,7 @@ def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
     assert collection.expand(["nq-dev", str(mixed), str(mixed)]) == ["nq-dev", str(mixed)]
     mixed.write_text('{"id": "1", "input": "who", "task": "nq"}\n{"id": "2", "input": "where"}\n', encoding="utf-8")
     with pytest.raises(
-        InputError, match=r"all-sorts.jsonl, line 2: task is None; in a file of several tasks each record names one"
+        InputError, match=r"all-sorts.jsonl, line 2: task is None; in a file of several tasks, each record needs"
     ):
         collection.load_topics(str(mixed))
     with pytest.raises(InputError, match="missing.jsonl: no such file"):
