@@ -143,7 +143,7 @@ class EncoderConfig(Settings):
         return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """Return a copy in which tasks (keys of `lenders`) use other tasks' prompts (values). Raises: InputError."""
+        """Return a copy in which tasks borrow prompts; `lenders` maps borrowers to lenders. Raises: InputError."""
         for task, lender in lenders.items():
             if task in self.prompts:
                 raise InputError(f"task {task!r} has its own prompt and cannot borrow from {lender!r}; leave it out")

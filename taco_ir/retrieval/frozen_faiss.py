@@ -181,7 +181,7 @@ def _labels(file: Path, index: Any) -> Labels | None:
         parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
         labels_N = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
     if (different := len(np.unique(labels_N))) != index.ntotal or len(labels_N) != different:
-        raise InputError(f"{file}: {index.ntotal:,} vectors, but only {different:,} different ids; each needs its own")
+        raise InputError(f"{file}: {index.ntotal:,} vectors, but only {different:,} different ids; ids must be unique")
     in_order = np.array_equal(labels_N, np.arange(index.ntotal))
     return None if in_order else labels_N
 

@@ -85,7 +85,7 @@ def choose_effort(index: Any, name: str, queries_BD: Vectors, hits: int, recall:
     """
     knob = Knob.of(index)
     if knob is None:
-        raise InputError(f"--recall {recall:g}: {name} is not an HNSW or IVF index, so it always searches all")
+        raise InputError(f"--recall {recall:g}: {name} is not an HNSW or IVF index, so it always searches all vectors")
     if len(queries_BD) < 2:
         raise InputError(f"--recall {recall:g}: this needs at least two queries, better hundreds; one was given")
     hits = min(hits, int(index.ntotal))

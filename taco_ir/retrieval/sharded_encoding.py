@@ -40,7 +40,7 @@ class ShardsOfPassages:
         collection, encoder, recipe = Collection(spec["name"], passages, {}), model.load(), Recipe(**spec["recipe"])
         found = Recipe.of(collection.passages, recipe.model, encoder)
         if difference := first_difference(found._asdict(), recipe.compared):
-            raise InputError(f"a worker has other passages or another model ({difference}); give all machines the same")
+            raise InputError(f"a worker's passages or model differ ({difference}); give all machines the same ones")
         self._output, self._together = output, spec["rows_together"]
         self._shards = ShardEncoder(collection, encoder, recipe, output, spec["block_rows"])
 

@@ -150,7 +150,7 @@ class Elsewhere:
         ({"passages": "/no/passages.jsonl"}, "--collection /no/passages.jsonl: a worker does not find it; give a path"),
         ({"output": "/no/vectors"}, "--output /no/vectors: a worker does not find it"),
         ({"model": {"model": "/no/model", "pooling": "mean"}}, "--model /no/model: a worker does not find it"),
-        ({"recipe": {"encoder": "another"}}, 'a worker has other passages or another model (encoder is "'),
+        ({"recipe": {"encoder": "another"}}, "a worker's passages or model differ (encoder is \""),
     ],
 )
 def test_a_worker_names_what_its_machine_lacks(

@@ -99,7 +99,7 @@ class AdapterRecord:
         return _adapter_of_task(task)
 
     def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """Return a copy in which tasks (keys of `lenders`) use other tasks' adapters (values). Raises: InputError."""
+        """Return a copy in which tasks borrow adapters; `lenders` maps borrowers to lenders. Raises: InputError."""
         for task, lender in lenders.items():
             if task in self.tasks:
                 raise InputError(f"task {task!r} has its own adapter and cannot borrow from {lender!r}; leave it out")
