@@ -401,10 +401,10 @@ def test_what_is_no_index_is_told_with_what_was_looked_for(tmp_path: Path) -> No
             "no such file or folder; give a folder with shard-i-of-n .our vectors., .* or a faiss index, .npy matrix",
         ),
         ("folder", "this folder has no index, which would be .* index with docid .Pyserini."),
-        ("pickle", "none of .*: a pickle, which is never read"),
-        ("zip", "none of .*: an archive"),
-        ("text", "none of faiss index, .npy matrix, parquet file: it begins with b'0.1 0.2"),
-        ("empty", "none of .*: it begins with b''"),
+        ("pickle", "this file is none of .*: a pickle, which is never read"),
+        ("zip", "this file is none of .*: an archive"),
+        ("text", "this file is none of faiss index, .npy matrix, parquet file: it begins with b'0.1 0.2"),
+        ("empty", "this file is none of .*: it begins with b''"),
     ):
         with pytest.raises(InputError, match=f"^--index {tmp_path / name}: {said}"):
             open_frozen_index(tmp_path / name)
