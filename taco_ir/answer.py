@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from taco_ir.cli import DENSE_FLAGS, MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.files import require_writable
@@ -74,14 +73,9 @@ def main(argv: Sequence[str]) -> None:
         for path in named_paths(options.output, topics, NAMED_SUFFIX):
             require_writable(path)
     reader = load_reader(options.reader, options.device, options.batch_size)
-    write = partial(
-        write_answers,
-        output=options.output,
-        overwrite=options.overwrite,
-        name=options.reader,
-        with_gold=options.with_gold,
-    )
-    runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
+    how = {"overwrite": options.overwrite, "name": options.reader, "with_gold": options.with_gold}
+    given = (topics, retriever, reader, collection, options.hits, None if options.quiet else print)
+    runs = write_answers(*given, output=options.output, **how)
     if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)
         measures: Sequence[Measure] = RETRIEVAL_MEASURES

@@ -70,14 +70,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{output}: the hashes of all files match; blocks of vectors: {VectorSet(output).verify():,}")
         return
     if _is_shared(options):
-        encode_shards(
-            open_collection(options.collection),
-            model_choice(options),
-            output,
-            options.shards,
-            partial(engine_choice, options),
-            options.overwrite,
-        )
+        whole, engine = open_collection(options.collection), partial(engine_choice, options)
+        encode_shards(whole, model_choice(options), output, options.shards, engine, options.overwrite)
         return
     shard = Shard.parse(options.shard)
     collection = open_collection(options.collection)

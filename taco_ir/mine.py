@@ -103,14 +103,9 @@ def read_margin(text: str) -> float | None:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    settings = each_settings(
-        len(options.source),
-        options.window or [(options.mine_skip, options.mine_depth)],
-        options.margin or [None],
-        keep=options.mine_keep,
-        drop_answers=options.drop_answers,
-        seed=options.seed,
-    )
+    windows, margins = options.window or [(options.mine_skip, options.mine_depth)], options.margin or [None]
+    more = {"keep": options.mine_keep, "drop_answers": options.drop_answers, "seed": options.seed}
+    settings = each_settings(len(options.source), windows, margins, **more)
     tasks = [name for word in options.tasks for name in word.split(",") if name]
     if not tasks:
         raise InputError("--tasks names no task; give names such as nq fever, or all")

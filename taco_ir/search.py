@@ -172,16 +172,9 @@ def main(argv: Sequence[str]) -> None:
         shard = Shard.parse(options.shard or "1/1")
         engine = None if options.engine == HERE else partial(engine_choice, options)
         index = Streamed(options.vectors, options.memory, shard, model.device, engine)
-    request = SearchRequest(
-        model,
-        options.retriever,
-        index,
-        hits,
-        options.output_format,
-        True if options.choose_weights else options.compare,
-        options.hybrid_weights,
-        options.recall,
-    )
+    compare = True if options.choose_weights else options.compare
+    more = (options.output_format, compare, options.hybrid_weights, options.recall)
+    request = SearchRequest(model, options.retriever, index, hits, *more)
     collection = open_collection(options.collection)
     prefer_light_imports()
     if not options.topics:

@@ -49,16 +49,8 @@ PAGES = (  # all of whose blocks are run, or say what they need
 )
 # pages whose blocks are run
 RUN = {
-    "README.md",
-    "CONTRIBUTING.md",
-    "taco_ir/encoder_mini/README.md",
-    "docs/guide.md",
-    "docs/new-task.md",
-    "docs/collections.md",
-    "docs/adapt.md",
-    "docs/weightings.md",
-    "docs/python.md",
-    "docs/serving.md",
+    *("README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md"),
+    *(f"docs/{name}.md" for name in "guide new-task collections adapt weightings python serving".split()),
 }
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
@@ -256,20 +248,10 @@ def backbone(tmp_path: Path) -> Path:
 def test_the_guide_works_from_top_to_bottom(folder: Path, backbone: Path) -> None:
     assert len(runnable((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))) >= 10
     printed = run_in_a_process("docs/guide.md", folder, str(backbone))
-    for made in (
-        "my-wiki/part.json",
-        "negatives.audit.html",
-        "without-answers.jsonl",
-        "my-run/model",
-        "my-base/model",
-        "my-adapters/model",
-        "mixed.trec",
-        "runs/taco/nq-dev.trec",
-        "answers/nq-dev.jsonl",
-        "my-all/model",
-        "submission.zip",
-    ):
-        assert (folder / made).exists(), made
+    made = "my-wiki/part.json negatives.audit.html without-answers.jsonl my-run/model my-base/model my-adapters/model"
+    made += " mixed.trec runs/taco/nq-dev.trec answers/nq-dev.jsonl my-all/model submission.zip"
+    for name in made.split():
+        assert (folder / name).exists(), name
     assert "my-wiki: 123 passages, 103 gold and 20 distractors" in printed
     assert "against bm25: paired randomisation test" in printed
 

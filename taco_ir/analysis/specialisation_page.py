@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taco_ir.analysis.summary import (
     DENSITY_EDGES,
@@ -43,28 +43,21 @@ def render_page(analysis: Analysis) -> str:
         (title, list(zip(*(by(model.measured.parameters) for model in analysis.models), strict=True)))
         for title, by in (("Layers", by_layer), ("Kinds of modules", by_kind))
     ]
+    said: dict[str, Any] = {"percent": percent, "zip": zip, "width": WIDTH, "height": HEIGHT, "groups": groups}
+    said |= {"verdict": verdict(analysis), "specific": f"{analysis.specific:.2g}", "not_activated": NOT_ACTIVATED}
+    drawn = {"bars": list(_bars(analysis)), "heat": _heat(analysis), "largest": math.log(len(analysis.tasks))}
     return make_page(
         templates_of("taco_ir.analysis"),
         "specialisation.html",
         f"Specialisation of {', '.join(model.label for model in analysis.models)}",
         ("specialisation.css",),
         analysis=analysis,
-        verdict=verdict(analysis),
         wholes=[model.whole for model in analysis.models],
         comparisons=pair_runs(analysis.models),
-        specific=f"{analysis.specific:.2g}",
-        largest=math.log(len(analysis.tasks)),
-        not_activated=NOT_ACTIVATED,
-        bars=list(_bars(analysis)),
-        groups=groups,
-        heat=_heat(analysis),
         densities=[_densities(analysis, model) for model in analysis.models],
         logged=[plot for model in analysis.models for plot in _logged(model)],
         doses=[plot for model in analysis.models for plot in _doses(model)],
-        percent=percent,
-        zip=zip,
-        width=WIDTH,
-        height=HEIGHT,
+        **(said | drawn),
     )
 
 

@@ -144,16 +144,10 @@ def write_dpr(run: Run, queries: Sequence[Query], passages: Mapping[str, Passage
             ranking = run.rankings.get(query.qid)
             contexts = []
             for docid, score in zip(ranking.docids, ranking.scores, strict=True) if ranking else ():
-                text = f" {normal_answer(passages[docid].text)} "
-                contexts.append(
-                    {
-                        "id": docid,
-                        "title": passages[docid].title,
-                        "text": passages[docid].text,
-                        "score": format_score(score),
-                        "has_answer": any(answer in text for answer in answers),
-                    }
-                )
+                title, text = passages[docid].title, passages[docid].text
+                context = {"id": docid, "title": title, "text": text, "score": format_score(score)}
+                words = f" {normal_answer(text)} "
+                contexts.append(context | {"has_answer": any(answer in words for answer in answers)})
             record = {"question": query.text, "answers": query.answers, "ctxs": contexts}
             sink.write((b",\n" if place else b"[\n") + orjson.dumps(record, option=orjson.OPT_INDENT_2))
         sink.write(b"\n]\n" if queries else b"[]\n")

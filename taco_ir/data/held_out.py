@@ -51,13 +51,8 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
         task: {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
         for task, path in paths.items()
     }
-    claim = claim_output(
-        output,
-        {"tasks": list(made_of), **made_of},
-        record=partial(_read_records, output),
-        remedy="remove it",
-        wait=True,
-    )
+    made, record = {"tasks": list(made_of), **made_of}, partial(_read_records, output)
+    claim = claim_output(output, made, record=record, remedy="remove it", wait=True)
     splits = {}
     with claim, writing_folder(output) as folder:
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())

@@ -81,10 +81,7 @@ ANSWER_SCORES: dict[str, AnswerScore] = {"EM": exact_match, "F1": token_f1, "AC"
 ANSWER_MEASURES = (*ANSWER_SCORES, *(WITH_EVIDENCE + name for name in ANSWER_SCORES))
 # measures on KILT's leaderboard by kind of task
 OF_KIND = {
-    "fact checking": ("AC",),
-    "slot filling": ("AC",),
-    "slot filling, unseen relations": ("AC",),
-    "entity linking": ("AC",),
+    **dict.fromkeys(("fact checking", "slot filling", "slot filling, unseen relations", "entity linking"), ("AC",)),
     "dialogue": ("F1", "RL"),
     "long-form QA": ("RL", "F1"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,19 +149,8 @@ def html(audit: Audit) -> str:
     """Returns the audit as an HTML page with all styles and plots inline."""
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
     sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
-    return make_page(
-        templates_of("taco_ir.negatives"),
-        "audit.html",
-        audit.title,
-        ("audit.css",),
-        audit=audit,
-        headings=HEADINGS,
-        lead=lead(audit),
-        suspects=suspects_table(audit.suspected) if audit.suspected else None,
-        summary=summary(audit.tasks),
-        legend=LEGEND,
-        sources=sources,
-        plotted=plotted,
-        facts=facts,
-        example_table=example_table,
-    )
+    suspects = suspects_table(audit.suspected) if audit.suspected else None
+    found: dict[str, Any] = {"audit": audit, "lead": lead(audit), "summary": summary(audit.tasks), "suspects": suspects}
+    shown: dict[str, Any] = {"sources": sources, "plotted": plotted, "facts": facts, "example_table": example_table}
+    shown |= {"headings": HEADINGS, "legend": LEGEND}
+    return make_page(templates_of("taco_ir.negatives"), "audit.html", audit.title, ("audit.css",), **found, **shown)

@@ -131,10 +131,6 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
-        "threads": threads,
-        "processor": processor,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": current_commit(),
-        "versions": versions,
-    }
+    machine = {"threads": threads, "processor": processor}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**machine, "finished": now, "commit": current_commit(), "versions": versions}

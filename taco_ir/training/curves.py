@@ -128,18 +128,11 @@ def render_curves(curves: Curves) -> str:
     """Returns the page of learning curves as HTML."""
     loss = curves.group(LOSS)
     colours = {task: number for number, task in enumerate(loss)}
-    mean = f"; each point is the mean of {curves.width} steps" if curves.width > 1 else ""
-    return make_page(
-        templates_of("taco_ir.training"),
-        "curves.html",
-        "Learning curves",
-        summary=summary(curves),
-        table=_table(curves) if loss else None,
-        skipped=[f"{task} ({count})" for task, count in curves.skipped.items()],
-        mean=mean,
-        plots=list(_plots(curves, colours)),
-        episodes=len(curves.starts),
-    )
+    said: dict[str, Any] = {"summary": summary(curves), "table": _table(curves) if loss else None}
+    said["mean"] = f"; each point is the mean of {curves.width} steps" if curves.width > 1 else ""
+    said["skipped"] = [f"{task} ({count})" for task, count in curves.skipped.items()]
+    said |= {"plots": list(_plots(curves, colours)), "episodes": len(curves.starts)}
+    return make_page(templates_of("taco_ir.training"), "curves.html", "Learning curves", **said)
 
 
 def summary(curves: Curves) -> str:

@@ -28,15 +28,9 @@ from taco_ir.training.settings import (
 CONFIGS = Path(__file__).with_name("configs")
 SPAN_KEYS = ("objective", "span_from", "length", "mask_share", "held_out")  # settings that only pre-training has
 TITLES = {  # titles of the sections in --help
-    "run": "what is trained",
-    "encoder": "encoder",
-    "adapters": "adapters",
-    "batch": "batches and loss",
-    "objectives": "reading, self-supervision and pre-training",
-    "optimiser": "optimisation",
-    "weighting": "weighting of tasks",
-    "negatives": "negatives",
-    "validation": "validation, checkpoints and logs",
+    **{"run": "what is trained", "encoder": "encoder", "adapters": "adapters", "batch": "batches and loss"},
+    **{"objectives": "reading, self-supervision and pre-training", "optimiser": "optimisation"},
+    **{"weighting": "weighting of tasks", "negatives": "negatives", "validation": "validation, checkpoints and logs"},
 }
 PRESETS: dict[str, Values] = {
     "dpr": {

@@ -212,18 +212,7 @@ def test_an_index_of_pyserini_is_taught_and_searched_by_pyserini(
     records = [{"id": p.docid, "title": p.title, "text": p.text} for p in open_collection("sample").passages.read()]
     source = ["input", "--corpus", str(write_lines(tmp_path / "corpus.jsonl", records)), "--fields", "title", "text"]
     theirs = tmp_path / "theirs"
-    flags = [
-        "--encoder-class",
-        "auto",
-        "--pooling",
-        "mean",
-        "--l2-norm",
-        "--fields",
-        "title",
-        "text",
-        "--device",
-        "cpu",
-    ]
+    flags = "--encoder-class auto --pooling mean --l2-norm --fields title text --device cpu".split()
     encoder = ["encoder", "--encoder", str(tiny_bert), *flags, "--max-length", "128", "--dimension", "32"]
     run_pyserini("pyserini.encode", [*source, "output", "--embeddings", str(theirs), "--to-faiss", *encoder])
     start_jvm()

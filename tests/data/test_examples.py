@@ -18,14 +18,8 @@ from taco_ir.negatives.file import Negatives, NegativesHeader, with_negatives
 HEADER = NegativesHeader("bm25", "", "any", 10, 0, 5, (), 0)
 PASSAGES = [passage(docid, f"text of {docid}") for docid in ("1#0", "1#1", "2#0", "3#0", "3#1", "3#2")]
 MINIKILT = {  # passages of the largest evidence set in the small collection
-    "fever": 9,
-    "hotpotqa": 2,
-    "nq": 1,
-    "squad": 1,
-    "structured_zeroshot": 3,
-    "trex": 4,
-    "wned": 1,
-    "wow": 1,
+    **{"fever": 9, "hotpotqa": 2, "nq": 1, "squad": 1},
+    **{"structured_zeroshot": 3, "trex": 4, "wned": 1, "wow": 1},
 }
 
 

@@ -192,15 +192,9 @@ def test_duplicates_are_refused_naming_both_lines(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     "bad",
     [
-        "{",
-        "",
-        "[]",
-        '{"id": "9#9", "wikipedia_id": "9"}',
-        '{"id": 9, "contents": "x", "wikipedia_id": "9"}',
-        '{"id": "9#9", "contents": "x"}',
-        '{"id": "9#9", "contents": "x", "wikipedia_id": null}',
-        '{"id": "9 9", "contents": "x", "wikipedia_id": "9"}',
-        '{"id": "", "contents": "x", "wikipedia_id": "9"}',
+        *("{", "", "[]", '{"id": "9#9", "wikipedia_id": "9"}', '{"id": 9, "contents": "x", "wikipedia_id": "9"}'),
+        *('{"id": "9#9", "contents": "x"}', '{"id": "9#9", "contents": "x", "wikipedia_id": null}'),
+        *('{"id": "9 9", "contents": "x", "wikipedia_id": "9"}', '{"id": "", "contents": "x", "wikipedia_id": "9"}'),
         '{"id": "9", "contents": "x", "wikipedia_id": " "}',
         '{"id": "9", "contents": "x", "wikipedia_id": "a\\tb\\nc"}',
     ],

@@ -208,13 +208,9 @@ def test_optimiser_of_another_architecture(
 @pytest.mark.parametrize(
     ("written", "read", "tasks", "tensor"),
     [
-        ("taco", "naive", 3, "decay"),
-        ("naive", "taco", 3, "decay"),
-        ("cgd", "gradnorm", 3, "first_losses"),
-        ("uw", "cgd", 3, "log_variance"),
-        ("taco", "taco", 2, "decay"),
+        *(("taco", "naive", 3, "decay"), ("naive", "taco", 3, "decay"), ("cgd", "gradnorm", 3, "first_losses")),
+        *(("uw", "cgd", 3, "log_variance"), ("taco", "taco", 2, "decay"), ("uw", "uw", 2, "log_variance")),
         ("gradnorm", "gradnorm", 4, "first_losses"),
-        ("uw", "uw", 2, "log_variance"),
     ],
 )
 def test_state_of_another_weighting_or_other_tasks(

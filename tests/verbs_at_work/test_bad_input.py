@@ -263,14 +263,8 @@ CASES = {
     ),
 }
 IN_A_PROCESS = (
-    "unknown topics",
-    "unknown retriever",
-    "topics with an id twice",
-    "run with NaN as score",
-    "run of other topics",
-    "passages with an id twice",
-    "model without weights",
-    "block that was altered",
+    *("unknown topics", "unknown retriever", "topics with an id twice", "run with NaN as score"),
+    *("run of other topics", "passages with an id twice", "model without weights", "block that was altered"),
 )
 
 
