@@ -129,18 +129,11 @@ def compare_tasks(
         return tuple(found), None
     means = (_mean([each.before for each in found]), _mean([each.adapted for each in found]))
     others = [each.bm25 for each in found if each.bm25 is not None]
-    macro = TaskReport(
-        MACRO,
-        test.measure,
-        sum(each.train for each in found),
-        sum(each.queries for each in found),
-        *means,
-        *(test.low, test.high, test.p_holm),
-        _mean([each.chosen_by for each in found]),
-        any(each.kept for each in found),
-        _mean(others) if len(others) == len(found) else None,
-    )
-    return tuple(found), macro
+    counts = (sum(each.train for each in found), sum(each.queries for each in found))
+    chosen = (_mean([each.chosen_by for each in found]), any(each.kept for each in found))
+    other = _mean(others) if len(others) == len(found) else None
+    measured = (*means, test.low, test.high, test.p_holm)
+    return tuple(found), TaskReport(MACRO, test.measure, *counts, *measured, *chosen, other)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -64,18 +64,8 @@ from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 from taco_ir.training.trackers import TRACKERS_FILE, follow, require_packages
 
 OWN = (
-    *(
-        "model",
-        "best",
-        "checkpoints",
-        "log.jsonl",
-        "parameters.json",
-        CURVES_FILE,
-        MADE_OF_FILE,
-        REPORT_FILE,
-        PAGE_FILE,
-    ),
-    *(TRACKERS_FILE, "tensorboard", "wandb", "mlflow.db"),
+    *("model", "best", "checkpoints", "log.jsonl", "parameters.json", "tensorboard", "wandb", "mlflow.db"),
+    *(CURVES_FILE, MADE_OF_FILE, REPORT_FILE, PAGE_FILE, TRACKERS_FILE),
 )
 MAY_DIFFER = ("device", "output", "track", "log_cosines", "log_dose")  # when it is resumed
 COMPARED = 10  # passages whose vectors are compared
@@ -214,9 +204,7 @@ class Adaptation:
             prompt = model.config.prompt(each.task).strip() or "-"
             sizes: list[Cell] = [len(own.train), held, own.dropped, each.sampler.share]
             rows.append([each.task, *sizes, positives, each.longest, prompt])
-        options = self.settings.weighting_options
-        more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
-        more += step.dose.extra_bytes
+        more = step.extra_bytes(self.settings.weighting_options)
         every, sampled = len(self.index), len(self.index) > self.settings.softmax_passages
         against = f"{self.settings.hits} hits and {self.settings.random:,} random ones of" if sampled else "all"
         validated = plan.when_validated if self.settings.measures else "never validated"

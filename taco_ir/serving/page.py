@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from taco_ir.core.files import InputError
@@ -88,20 +88,10 @@ class SearchPage:
         except InputError as error:
             wrong = str(error)
         shown = task or next(iter(self._known), "")
-        return make_page(
-            templates_of("taco_ir.serving"),
-            "search.html",
-            f"Search in {self._collection.name}",
-            ["search.css"],
-            forms=True,
-            text=text,
-            task=task,
-            tasks=self.tasks,
-            answer=answer,
-            wrong=wrong,
-            shown=shown,
-            examples=list(self._known.get(shown, {}))[:EXAMPLES],
-        )
+        said: dict[str, Any] = {"text": text, "task": task, "answer": answer, "wrong": wrong, "shown": shown}
+        said |= {"tasks": self.tasks, "examples": list(self._known.get(shown, {}))[:EXAMPLES]}
+        title = f"Search in {self._collection.name}"
+        return make_page(templates_of("taco_ir.serving"), "search.html", title, ["search.css"], forms=True, **said)
 
     def _ask(self, text: str, task: str) -> Answer:
         known = self._known.get(task, {}).get(text)

@@ -93,16 +93,8 @@ def _make_row(system: SystemCurves, goals: Mapping[int, float]) -> list[Cell]:
     needed = None
     if steps and len(steps) == len(compared):
         needed = Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "")
-    return [
-        system.system,
-        system.base or None,
-        len(system.curves),
-        system.trained,
-        share,
-        Marked(statistics.fmean(ends), end_spread),
-        f"{len(steps)} of {len(compared)}",
-        needed,
-    ]
+    named = (system.system, system.base or None, len(system.curves), system.trained, share)
+    return [*named, Marked(statistics.fmean(ends), end_spread), f"{len(steps)} of {len(compared)}", needed]
 
 
 def _rank(row: Sequence[Cell]) -> tuple[str, bool, float, str]:

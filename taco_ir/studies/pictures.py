@@ -70,17 +70,8 @@ def plot_topics(board: Board, measure: str) -> str:
         line = {"name": topics.removesuffix("-dev"), "y": top + STEP * number, "points": points}
         lines.append(line | {"way": way if before and way[0] < way[1] else None})
     keys = [{"system": number, "name": row.name, "y": TOP + KEY * number} for number, row in enumerate(rows)]
-    return _draw(
-        "topics.svg",
-        board,
-        measure,
-        top + STEP * len(lines),
-        left=TOPICS_LEFT,
-        lines=lines,
-        keys=keys,
-        ticks=ticks,
-        top=top,
-    )
+    height, drawn = top + STEP * len(lines), {"lines": lines, "keys": keys, "ticks": ticks}
+    return _draw("topics.svg", board, measure, height, left=TOPICS_LEFT, top=top, **drawn)
 
 
 def plot_lines(board: Board, measure: str) -> str:

@@ -55,6 +55,9 @@ class DoseMeter:
 
     Args:
         every: measure every N steps; 0: never.
+
+    Attributes:
+        wanted: whether the current step is measured.
     """
 
     def __init__(self, params: Sequence[Parameter], weighting: TaskWeighting, every: int) -> None:
@@ -62,7 +65,7 @@ class DoseMeter:
         self._weighting = weighting
         self._every = every if weighting.tasks > 1 else 0
         self._naive = type(weighting) is Naive
-        self._wanted = False
+        self.wanted = False
         self._mean: list[Tensor | None] = []
 
     @property
@@ -73,8 +76,8 @@ class DoseMeter:
     def begin(self, step: int, tasks: int) -> None:
         """Starts a step. `step` is its number, counted from 0; `tasks` is the number of tasks that it trains."""
         self.drop()
-        self._wanted = self._every > 0 and (step + 1) % self._every == 0 and tasks == self._weighting.tasks
-        if self._wanted and not self._naive:
+        self.wanted = self._every > 0 and (step + 1) % self._every == 0 and tasks == self._weighting.tasks
+        if self.wanted and not self._naive:
             self._mean = [None] * len(self._params)
 
     def add(self) -> None:
@@ -88,14 +91,14 @@ class DoseMeter:
 
     def drop(self) -> None:
         """Forgets the gradients of the current step, so that the step is not measured."""
-        self._wanted, self._mean = False, []
+        self.wanted, self._mean = False, []
 
     def measure(self, optimizer: Optimizer) -> Dose | None:
         """Returns how far a step's update was from the mean of the tasks' gradients; None if the step is not measured.
 
         Call this after `optimizer.step()`, while `.grad` has the update. Clipping changes nothing: norms are ignored.
         """
-        mean, wanted = self._mean, self._wanted
+        mean, wanted = self._mean, self.wanted
         self.drop()
         if not wanted or not mean:
             return NAIVE if wanted else None

@@ -67,7 +67,7 @@ class TrainingLog:
     ) -> None:
         """Logs a step with its learning rate and time. A skipped step has no weights and no update."""
         record: dict[str, Any] = {"step": step, "learning_rate": rate, "seconds": round(seconds, 4)}
-        record |= {"loss": result.losses, "gradient_norm": result.norms}
+        record |= {"loss": result.losses, **({"gradient_norm": result.norms} if result.norms else {})}
         if result.report is None:
             record["skipped"] = result.not_finite
             self._reporter.message(

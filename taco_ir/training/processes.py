@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,15 @@ class Processes(Ranks):
             if not count:
                 param.grad = None
         return small[-1]
+
+    @contextmanager
+    def summed(self, params: Sequence[Parameter]) -> Iterator[None]:
+        """In the block, .grad of `params` are sums over the processes; afterwards they are this process's own again."""
+        own = [None if param.grad is None else param.grad.clone() for param in params]
+        self.sum_gradients(params, torch.zeros(()))
+        yield
+        for param, grad in zip(params, own, strict=True):
+            param.grad = grad
 
     def gather(self, own_ND: Tensor, sizes: Sequence[int]) -> Tensor:
         """Returns the rows [N, D] of all processes, in the order of ranks. Only this process's rows carry a gradient.

@@ -150,10 +150,8 @@ class Training:
             add_texts(work.texts_of(collection), collection, needed)
         if before.steps:
             data.say(f"each task continues after the examples that {model} was trained on: {before}")
-        options = settings.weighting.weighting_options
-        more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
+        more = step.extra_bytes(settings.weighting.weighting_options)
         schedule, weighting = settings.objectives.schedule, settings.weighting.weighting
-        more += step.dose.extra_bytes
         validation: Validation | None = make_validation(work, pools, settings.validation.validate_on)
         data.say(announce(objectives, plan, schedule, settings.optimiser, weighting, more, validation is not None))
         validation = validation or next((measured for each in objectives if (measured := each.validation())), None)
@@ -165,18 +163,8 @@ class Training:
             what = "pretrain" if settings.objectives.pretrains else "train"
             reporter = ConsoleReporter(plan.steps, what)
         sections = (settings.optimiser, settings.weighting, settings.validation)
-        loop = Loop(
-            *sections,
-            step,
-            plan,
-            folder,
-            self.processes,
-            reporter,
-            validation,
-            warm and find_latest(warm),
-            before,
-            self.watchers,
-        )
+        earlier = (warm and find_latest(warm), before)
+        loop = Loop(*sections, step, plan, folder, self.processes, reporter, validation, *earlier, self.watchers)
         if loop.state.step:
             data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)

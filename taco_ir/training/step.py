@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         losses: the loss of each task, by name.
-        norms: the norm of each task's gradient, by name.
+        norms: the norm of each task's gradient, by name; empty if several processes send only the weighted sum.
         report: the weighting's report; None if the step was skipped.
         not_finite: names of tasks with infinite or NaN gradients; if there are any, the step is skipped.
         cosines: cosines between the tasks' gradients; None in steps that do not log them.
@@ -44,6 +46,10 @@ class StepResult(NamedTuple):
 
 class MultiTaskStep:
     """Computes the update of a step from the gradients of its tasks. It does not depend on the number of processes.
+
+    Several processes sum the gradient of each task, T P numbers a step. With a linear weighting they sum only the
+    update, P numbers. Steps that log cosines or the dose then also sum each task's gradient, for the log alone, so that
+    the log changes no update.
 
     Args:
         weighting: combines the gradients of all tasks. If a step has only some tasks, their mean gradient is used.
@@ -68,6 +74,7 @@ class MultiTaskStep:
         self.params: list[Parameter] = [param for _, param in model.trained_parameters()]
         self.objectives = objectives
         self.weighting = weighting
+        self._processes = objectives[0].means.processes
         self._schedule = schedule
         self._log_cosines = log_cosines
         self._sketch = GradientSketch(self.params)
@@ -84,13 +91,12 @@ class MultiTaskStep:
         weighting = self.weighting if len(turns) == len(self.objectives) else Naive(self.params, len(turns))
         weighting.begin(progress)
         self.dose.begin(step, len(turns))
+        once = weighting.linear and self._processes.world > 1 and len(turns) > 1  # not for each task
+        weighting.total = partial(self._processes.sum_gradients, loss=torch.zeros(())) if once else None
         for number, (objective, turn) in enumerate(turns):
-            task_loss = objective.backward(objective.batch(turn))
-            grads = [param.grad for param in self.params if param.grad is not None]
-            task_norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
-            loss, norm = torch.stack([task_loss.to(task_norm), task_norm]).tolist()  # waits for the device only once
+            loss, norm = self._backward(objective, turn, once)
             own = objective.losses(loss)
-            norms[objective.task] = norm
+            norms |= {} if once else {objective.task: norm}
             losses |= own
             parts.append(len(own))
             if not math.isfinite(norm + loss):
@@ -99,9 +105,11 @@ class MultiTaskStep:
                 for param in self.params:
                     param.grad = None
             else:
-                if compared:
-                    sketches.append(self._sketch([param.grad for param in self.params]))
-                self.dose.add()
+                if compared or self.dose.wanted:
+                    with self._processes.summed(self.params) if once else nullcontext():
+                        norms |= {objective.task: float(self._norm())} if once else {}
+                        sketches += [self._sketch([param.grad for param in self.params])] if compared else []
+                        self.dose.add()
                 try:
                     weighting.add(number, loss, self.params)
                 except FloatingPointError:  # the gradient is finite, but its products are not
@@ -120,6 +128,32 @@ class MultiTaskStep:
             report = report._replace(weights=tuple(weights))
         cosines = pair_cosines(list(losses), sketches) if compared and report is not None else None
         return StepResult(losses, norms, report, not_finite, cosines)
+
+    def _backward(self, objective: Objective, turn: int, once: bool) -> tuple[float, float]:
+        """Leaves the gradient of a task's batch in `.grad`; returns its loss and its norm.
+
+        Args:
+            once: leave only this process's part of the gradient, and return the sum of the parts' norms instead, which
+                is finite if all parts are.
+        """
+        loss = objective.backward(objective.batch(turn), not once)
+        norm = self._norm()
+        found = torch.stack([loss.to(norm), norm])
+        if once:
+            self._processes.sum(found := found.to(loss.device))
+        value, size = found.tolist()  # waits for the device only once
+        return value, size
+
+    def _norm(self) -> Tensor:
+        """Returns the norm of all gradients in `.grad`, a scalar."""
+        grads = [param.grad for param in self.params if param.grad is not None]
+        return torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
+
+    def extra_bytes(self, options: Mapping[str, Any]) -> int:
+        """Returns how many bytes weighting and log take at most; `options` are the user's for the weighting."""
+        size = sum(param.numel() for param in self.params)
+        copy = 4 * size * (self.weighting.linear and self._processes.world > 1)
+        return self.weighting.extra_bytes(size, len(self.objectives), **options) + self.dose.extra_bytes + copy
 
     def turns(self, step: int) -> list[tuple[Objective, int]]:
         """Returns (task, number of its batch) for each task of a step."""

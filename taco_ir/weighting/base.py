@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ class TaskWeighting(nn.Module):
 
     Attributes:
         params: the parameters, in order.
+        linear: whether the update is a sum of the gradients with weights that do not depend on these gradients.
+        total: a function that sums `.grad` of the parameters over all processes, called at the end of a step. It is for
+            a linear weighting to which each process adds the gradients of its part of the batches. None: not needed.
 
     Raises:
         InputError: if there are no tasks or no parameters, or `params` contains something else.
@@ -60,6 +63,8 @@ class TaskWeighting(nn.Module):
         '1.00'
     """
 
+    linear: ClassVar[bool] = False
+
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__()
         if tasks < 1:
@@ -71,6 +76,7 @@ class TaskWeighting(nn.Module):
         self.tasks = tasks
         self.embeddings = tuple(sorted(embeddings))
         self.progress = 0.0
+        self.total: Callable[[Sequence[Parameter]], object] | None = None
         self._losses: dict[int, float] = {}
         self._touched = [False] * len(params)
         self._params: Sequence[Parameter] = ()  # of a step
@@ -145,7 +151,7 @@ class TaskWeighting(nn.Module):
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss of task {task} is {value}")
         params = tuple(params)
-        if all(param.grad is None for param in params):
+        if self.total is None and all(param.grad is None for param in params):
             raise InputError(f"task weighting: task {task} has no gradient; call backward() on its loss before add()")
         gradients: Gradients = []
         for position, param in enumerate(params):
@@ -163,22 +169,22 @@ class TaskWeighting(nn.Module):
         """End the step: write the update to every parameter's `.grad`; None if no task had a gradient for it.
 
         Raises:
-            FloatingPointError: if the update is not finite. No `.grad` is written; the state is finite. Call `drop`.
+            FloatingPointError: if the update is not finite. Every `.grad` is None; the state is finite. Call `drop`.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
         with torch.no_grad():
             update, report = self._update()
         params = tuple(params)
-        grads = [
-            grad.to(param.dtype) if touched and grad is not None else None
-            for param, grad, touched in zip(params, update, self._touched, strict=True)
-        ]
-        norm = float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
+        for param, grad, touched in zip(params, update, self._touched, strict=True):
+            param.grad = grad.to(param.dtype) if touched and grad is not None else None
+        if self.total is not None:
+            self.total(params)
+        norm = float(torch.nn.utils.get_total_norm([param.grad for param in params if param.grad is not None]))
         if not math.isfinite(norm):
+            for param in params:
+                param.grad = None
             raise FloatingPointError(f"the update has the norm {norm}")
-        for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
         self.drop()
         return report._replace(norm=norm)
 

@@ -22,6 +22,8 @@ WIDEST = 4.0  # a drawn weight lies between 1 / WIDEST and WIDEST before they ar
 class Naive(StreamingSum):
     """Naive multi-task training, the mean of the tasks' gradients: every task has weight 1/T. No state, no options."""
 
+    linear = True
+
     def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
         self.task_weights: tuple[float, ...] = (1 / tasks,) * tasks

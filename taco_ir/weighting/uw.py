@@ -31,6 +31,7 @@ class UncertaintyWeighting(StreamingSum):
         rate: step size of s_k.
     """
 
+    linear = True
     log_variance: Tensor
 
     def __init__(

@@ -14,22 +14,9 @@ from taco_ir.core.types import EvidenceSet, Query
 from taco_ir.data.collection import Topics, open_collection
 
 MINIKILT = {  # queries; fever and squad-train repeat ids, which are merged
-    "fever-train": 5249,
-    "fever-dev": 627,
-    "hotpotqa-train": 1522,
-    "hotpotqa-dev": 404,
-    "nq-train": 7019,
-    "nq-dev": 662,
-    "squad-train": 9339,
-    "squad-dev": 758,
-    "trex-train": 10924,
-    "trex-dev": 621,
-    "wned-train": 2778,
-    "wned-dev": 348,
-    "wow-train": 3676,
-    "wow-dev": 739,
-    "zsre-train": 2940,
-    "zsre-dev": 688,
+    **{"fever-train": 5249, "fever-dev": 627, "hotpotqa-train": 1522, "hotpotqa-dev": 404, "nq-train": 7019},
+    **{"nq-dev": 662, "squad-train": 9339, "squad-dev": 758, "trex-train": 10924, "trex-dev": 621, "wned-train": 2778},
+    **{"wned-dev": 348, "wow-train": 3676, "wow-dev": 739, "zsre-train": 2940, "zsre-dev": 688},
 }
 
 

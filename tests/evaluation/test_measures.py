@@ -62,17 +62,9 @@ def test_printed_names():
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
-        ("rprec", "Rprec"),
-        ("Rprec@5", "Rprec"),
-        ("R-prec", "Rprec"),
-        ("ndcg_cut@10", "nDCG@k"),
-        ("recall", "recall@k"),
-        ("mrr@10", "MRR@k"),
-        ("page MRR@10", "MRR@k"),
-        ("recal@5", "recall@k"),
-        ("success@0", "success@k"),
-        ("precision@-1", "precision@k"),
-        ("", "R"),
+        *(("rprec", "Rprec"), ("Rprec@5", "Rprec"), ("R-prec", "Rprec"), ("ndcg_cut@10", "nDCG@k"), ("", "R")),
+        *(("recall", "recall@k"), ("mrr@10", "MRR@k"), ("page MRR@10", "MRR@k"), ("recal@5", "recall@k")),
+        *(("success@0", "success@k"), ("precision@-1", "precision@k")),
     ],
 )
 def test_unknown_measures_name_the_nearest(text, nearest):

@@ -139,7 +139,7 @@ def test_a_step_that_is_skipped_has_no_dose(tiny_bert: Path, monkeypatch: pytest
     optimizer = adamw(step.model, SMALL.optimiser)
     task = measured.objectives[1]
     with monkeypatch.context() as poisoned:
-        poisoned.setattr(task, "backward", lambda _: torch.tensor(math.nan))
+        poisoned.setattr(task, "backward", lambda *_: torch.tensor(math.nan))
         assert measured(0, 0.5).report is None
     assert measured.dose.measure(optimizer) is None
     assert measured(1, 0.5).report is not None

@@ -21,21 +21,7 @@ jsonschema = pytest.importorskip("jsonschema")
 ROOT = Path(__file__).resolve().parents[2]
 VALUES: list[Any] = [
     *(True, False, -1, 0, 1, 2, 64, 1 << 33, -0.5, 0.0, 0.3, 0.5, 1.0, 1.5, "", "none", "mean", "taco", "joint", "mlm"),
-    *(
-        "task",
-        "shared",
-        "0.5%",
-        "16,8",
-        "1,2,1",
-        "uniform",
-        "{title} {text}",
-        "{txt}",
-        "bm25",
-        "dev",
-        "float32",
-        "lora",
-        "shifted",
-    ),
+    *("{title} {text}", *"task shared 0.5% 16,8 1,2,1 uniform {txt} bm25 dev float32 lora shifted".split()),
     *([], ["nq"], [""], ["nq", "mlm"], ["none"], [1], {}, {"tau": 2.0}, {"tau": [1]}, {"a": "b"}, [{}], [{"steps": 1}]),
 ]
 SINGLE = {key: rules for key, rules in RULES.items() if key in TRAIN.keys and key != "tasks"}
@@ -100,19 +86,9 @@ def test_defaults_are_accepted() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "learning_rate = 0",
-        "learning_rate = 'high'",
-        "weighting = 'tacos'",
-        "tasks = []",
-        "tasks = 'nq'",
-        "epoch = 3",
-        "shares = '16,8,'",
-        "[[episode]]\noutput = 'x'",
-        "[[episode]]\nrepeat = 0",
-        "[tasks]",
-        "[tasks.nq]\nshare = 0",
-        "[tasks.nq]\nlearning_rate = 1.0",
-        "[weighting_options]\ntau = [1]",
+        *("learning_rate = 0", "learning_rate = 'high'", "weighting = 'tacos'", "tasks = []", "tasks = 'nq'"),
+        *("epoch = 3", "shares = '16,8,'", "[[episode]]\noutput = 'x'", "[[episode]]\nrepeat = 0", "[tasks]"),
+        *("[tasks.nq]\nshare = 0", "[tasks.nq]\nlearning_rate = 1.0", "[weighting_options]\ntau = [1]"),
     ],
 )
 def test_files_with_a_mistake_are_refused_by_both(text: str) -> None:

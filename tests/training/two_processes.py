@@ -21,6 +21,7 @@ from weighting_steps import TRAINED
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
+from taco_ir.training.dose import DoseMeter
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
@@ -50,6 +51,7 @@ class Case(NamedTuple):
     tolerance: float = 1e-5  # of parameters
     options: dict[str, Any] = {}  # noqa: RUF012  (only read)
     schedule: str = ""  # of steps of several kinds of tasks; "": steps of retrieval alone
+    log_dose: int = 2  # measure every so many steps; 0: never
 
     def settings(self, alone: bool) -> LossSettings:
         twice = alone and not self.cross_device
@@ -89,11 +91,12 @@ CASES = {
         for name in ("alternating", "sequential")
         for how in ("across", "apart")
     },
-    "poisoned": Case("taco", True, 5, poisoned=1),
+    **{f"poisoned {name}": Case(name, True, 5, poisoned=1) for name in ("taco", "naive", "uw")},
 }
 PARTED = {
     "parts without a query, across": Case("naive", True, 3, accumulate=3, gradcache=2)
 }  # 1 query in 3 turns of 2 processes
+UNLOGGED = {"uw unlogged": CASES["uw across"]._replace(log_dose=0)}
 DROPOUT = {"dropout": Case("pcgrad", True, 3, dropout=0.3)}  # processes draw their own: only they agree with each other
 
 
@@ -129,6 +132,7 @@ def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bo
         step = step_of(
             dual, case.weighting, case.settings(alone), Arithmetic(gradcache=case.gradcache), processes, **case.options
         )
+    step.dose = DoseMeter(step.params, step.weighting, case.log_dose)
     # AdamW moves a number whose gradient is rounding alone, such as the bias of a reader, by up to its rate, either way
     optimizer = adamw(step.model, SMALL.replace(learning_rate=2e-6 if case.schedule else 2e-5).optimiser)
     tasks = [objective.task for objective in step.objectives]
@@ -179,7 +183,7 @@ def main(model: Path, mlm: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     processes = Processes(torch.device("cpu"))
     save_file(exchanges(processes), folder / f"exchanges-{processes.rank}")
-    for name, case in (CASES | PARTED | DROPOUT).items():
+    for name, case in (CASES | PARTED | UNLOGGED | DROPOUT).items():
         save_file(steps_of(case, model, mlm, processes, False), folder / f"{name}-{processes.rank}")
     processes.wait()
     processes.end()

@@ -288,6 +288,23 @@ def test_steps_are_whole(name: str) -> None:
         weighting.combine(params)
 
 
+def test_a_linear_weighting_of_parts_sums_to_that_of_the_whole() -> None:
+    """Four processes with a quarter of every gradient have, after one sum, the update of one process."""
+    linear = [name for name in OWN if resolve(WEIGHTINGS[name]).linear]
+    assert linear == ["naive", "static", "uw"]
+    for name in linear:
+        params = parameters()
+        whole, part = make(name, params, 3), make(name, params, 3)
+        part.total = lambda params: [param.grad.mul_(4) for param in params if param.grad is not None]
+        for turn in range(3):
+            grads = random_gradients(params, 3, turn)
+            quarters = [[None if grad is None else grad / 4 for grad in row] for row in grads]
+            losses = [1.0, 0.2 + turn, 3.0]
+            update_P, report = step(whole, params, grads, losses=losses)
+            assert report == (found := step(part, params, quarters, losses=losses))[1]
+            assert torch.equal(found[0], update_P)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_announced(name: str) -> None:
     """T P floats for kept gradients, or for S; nothing for a streaming sum."""
@@ -300,23 +317,11 @@ def test_memory_announced(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [
-        ("static", "weights", (1.0, 0.0)),
-        ("static", "weights", (1.0, math.inf)),
-        ("static", "weights", (1.0,)),
-        ("uw", "rate", -1.0),
-        ("gradnorm", "alpha", -0.5),
-        ("gradnorm", "rate", math.nan),
-        ("pcgrad", "seed", -1),
-        ("cgd", "rate", -1.0),
-        ("jd:cagrad", "c", -1.0),
-        ("jd:fairgrad", "alpha", math.inf),
-        ("jd:nash", "max_norm", -1.0),
-        ("taco", "tau", 0.0),
-        ("taco", "tau", "share:1.5"),
-        ("taco", "tau", "hot"),
-        ("taco", "beta", 1.0),
-        ("taco", "burn_in", 1.5),
-        ("taco", "importance", "int8"),
+        *(("static", "weights", (1.0, 0.0)), ("static", "weights", (1.0, math.inf)), ("static", "weights", (1.0,))),
+        *(("uw", "rate", -1.0), ("gradnorm", "alpha", -0.5), ("gradnorm", "rate", math.nan), ("pcgrad", "seed", -1)),
+        *(("cgd", "rate", -1.0), ("jd:cagrad", "c", -1.0), ("jd:fairgrad", "alpha", math.inf)),
+        *(("jd:nash", "max_norm", -1.0), ("taco", "tau", 0.0), ("taco", "tau", "share:1.5"), ("taco", "tau", "hot")),
+        *(("taco", "beta", 1.0), ("taco", "burn_in", 1.5), ("taco", "importance", "int8")),
     ],
 )
 def test_wrong_options_are_named(name: str, option: str, value: object) -> None:

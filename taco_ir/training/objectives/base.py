@@ -244,15 +244,20 @@ class Objective(ABC):
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
         """Computes slice number `turn` of a batch in this process, and adds its gradient; returns the slice's loss."""
 
-    def backward(self, batch: Any) -> Tensor:
-        """Leaves the gradient of a batch, summed over all processes, in `.grad` of the parameters; returns the loss."""
+    def backward(self, batch: Any, total: bool = True) -> Tensor:
+        """Leaves the gradient of a batch in `.grad` of the parameters; returns the loss.
+
+        Args:
+            total: sum both over all processes; otherwise they are those of this process's part of the batch.
+        """
         loss = torch.zeros((), device=self.model.device)
         for turn in range(self.means.settings.accumulate):
             loss += self.add_gradient(batch, turn)
         for param in self.params:
             if param.grad is not None and param.grad.is_sparse:
                 param.grad = param.grad.coalesce()
-        loss = self.means.processes.sum_gradients(self.params, loss)
+        if total:
+            loss = self.means.processes.sum_gradients(self.params, loss)
         if self.weight == 1:
             return loss
         for param in self.params:
