@@ -32,6 +32,7 @@ CONTAINER_MEMORY = (  # files with a container's memory limit and use, in cgroup
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+LEAST_RATE = 0.05  # units a second: lower rates would be shown as 0.0
 MEMORY_UNKNOWN = 4_000_000_000  # bytes assumed to be free if the system does not report them
 OURS = threading.Event()  # set if this process runs a command, not another program
 
@@ -62,11 +63,11 @@ class Progress:
             return
         self._shown = now
         rate = (done - self._skipped) / max(now - self._start, 1e-9)
-        of, left = "", ""
-        if self._total is not None:
-            of, left = f" of {self._total:,}", f", {format_duration((self._total - done) / rate if rate else 0)} left"
-        line = f"{self._what}: {done:,}{of} {self._unit}, {rate:,.1f}/s{left}"
-        line += note and f"; {note}"
+        speed = f", {rate:,.1f}/s" if rate >= LEAST_RATE else ""
+        of = f" of {self._total:,}" if self._total is not None else ""
+        if self._total is not None and rate:
+            speed += f", {format_duration((self._total - done) / rate)} left"
+        line = f"{self._what}: {done:,}{of} {self._unit}{speed}{note and f'; {note}'}"
         end = "" if self._live and not finished else "\n"
         print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
 

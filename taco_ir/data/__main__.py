@@ -197,7 +197,7 @@ def report_progress(what: str, unit: str = "KB", size: int = 1000) -> Report:
     def report(done: int, total: int) -> None:
         if not shown:
             shown.append(Progress(what, -(-total // size), unit))
-            shown[0].skip(done // size)
+            shown[0].skip(-(-done // size))
         shown[0].at(-(-done // size))
 
     return report

@@ -204,4 +204,7 @@ def headroom_verdict(found: Sequence[Headroom]) -> str:
 
 def headroom_text(found: Sequence[Headroom], baseline: str, form: str) -> str:
     """Returns the headroom on held-out queries as a table in the format `form`, and a sentence about it."""
-    return f"{render(headroom_table(found, baseline, 'held-out queries'), form)}{headroom_verdict(found)}"
+    told = [
+        each if each.headroom or not each.best else each._replace(best=f"{each.best} (not better)") for each in found
+    ]
+    return f"{render(headroom_table(told, baseline, 'held-out queries'), form)}{headroom_verdict(found)}"

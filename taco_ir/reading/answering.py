@@ -47,7 +47,7 @@ def answer(
     """Retrieve `hits` passages for each question and read them; returns a run of pages with answers.
 
     Args:
-        tell: is called with each answer and its passage as text; None: show nothing.
+        tell: is called with each answer and its passage as text; None: show nothing, no progress either.
         with_gold: if no gold passage was retrieved, read a gold passage instead of the last hit. The run stays as is.
     """
     run = retriever.search(topics, hits)
@@ -58,8 +58,8 @@ def answer(
         answers[query.qid] = found.text if found else ""
         if tell:
             tell(_format_answer(query, found, passages))
-        if len(topics.queries) > 1:
-            progress.at(done)
+            if len(topics.queries) > 1:
+                progress.at(done)
     return page_run(run, collection.passages.page_of)._replace(answers=answers)
 
 

@@ -75,12 +75,11 @@ def search_topics(
                 found = retriever.search_each(topic, request.hits)
             took = seconds() + for_each * len(topic.queries)
             runs = {retriever.name: found[retriever.name]}
-            outputs[0].write(topic, runs, collection, took)
             passages, queries = f"{collection.passages.count:,}", len(topic.queries)
-            said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"
-            rate = queries / took
+            rate = f", {queries / took:,.0f} topics/s" if queries >= took else ""
+            said = "searched %s passages of %s for %s topics of %s with %s: %.2f s%s"
             log.info(said, passages, collection.name, f"{queries:,}", topic.name, retriever.name, took, rate)
-            log.info("run file: %s", outputs[0].files[topic.name][0])
+            outputs[0].write(topic, runs, collection, took)
             if compare and topic.has_gold:
                 runs |= retrievers.hybrid.complete_runs(found, topic, request.hits)
                 for each in outputs[1:]:
@@ -162,7 +161,7 @@ class _Output(NamedTuple):
     def write(
         self, topic: Topics, runs: Mapping[str, Run], collection: Collection, seconds: float | None = None
     ) -> None:
-        """Write this retriever's run of these topics, and the record of how it was made."""
+        """Write this retriever's run of these topics, and the record of how it was made; log the file's name."""
         if topic.name not in self.files:
             return
         (path, record), run = self.files[topic.name], runs[self.retriever.name]
@@ -174,6 +173,7 @@ class _Output(NamedTuple):
             write_run(run, path, self.form, topic.queries, collection.passages.page_of, self.retriever.name)
         took = {} if seconds is None else {"seconds": round(seconds, 3)}
         write_json(record_path(path), record | self.maker | took)
+        log.info("run file: %s", path)
 
 
 def default_folder(collection: Collection) -> Path:

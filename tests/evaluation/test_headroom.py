@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from taco_ir.core.files import InputError
-from taco_ir.evaluation.headroom import find_headroom, headroom_table, headroom_verdict, student_quantile
+from taco_ir.evaluation.headroom import find_headroom, headroom_table, headroom_text, headroom_verdict, student_quantile
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.tables import render
 
@@ -127,6 +127,9 @@ def test_what_it_says() -> None:
     assert headroom_verdict(large).endswith(": a weighting that gained all of it could be shown")
     table = render(headroom_table(large, "naive", "part"), "table")
     assert table.startswith("part: headroom of naive: what the best system has above it") and "task-specific" in table
+    worse = find_headroom({"nq": scores(base)}, {"task-specific": {"nq": scores(base - 0.1)}})
+    texts = [headroom_text(found, "naive", "table") for found in (large, worse)]
+    assert ["task-specific (not better)" in text for text in texts] == [False, True]
     (one,) = find_headroom({"nq": scores(base[:, :1])}, {"x": {"nq": scores(base[:, :1] + 1)}})
     assert one.smallest is None and headroom_verdict([one]) == "headroom: with one query nothing can be shown"
 

@@ -21,6 +21,7 @@ from taco_ir.__main__ import verbs
 from taco_ir.cli import FLAGS, positive, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import Progress, format_duration, share_processors, timed, with_progress
+from taco_ir.data.__main__ import report_progress
 from taco_ir.evaluation.measures import Measure
 
 VERBS = "search evaluate encode index export mine train adapt pretrain submission push pull pyserini".split()
@@ -80,14 +81,8 @@ def test_counts_are_whole_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"),
-        (1.4, "1 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (3600, "60 min"),
-        (7199, "120 min"),
-        (7200, "2.0 h"),
-        (90000, "25.0 h"),
+        *((0, "0 s"), (1.4, "1 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7199, "120 min")),
+        *((7200, "2.0 h"), (90000, "25.0 h")),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
@@ -139,10 +134,19 @@ def test_progress_tells_the_end_however_early(clock: Clock, capsys: pytest.Captu
 
 
 def test_progress_without_a_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is shown that would be 0.0, such as that of work which was done when the line began."""
     progress = Progress("encode", 10, "passages")
     clock.now += 11
-    progress.at(0)
-    assert "0 of 10 passages, 0.0/s" in capsys.readouterr().err
+    for done in (0, 10):
+        progress.skip(done)
+        progress.at(done)
+    report_progress("subset", "passages", 1)(12, 12)
+    lines = ["encode: 0 of 10 passages", "encode: 10 of 10 passages", "subset: 12 of 12 passages"]
+    assert capsys.readouterr().err.splitlines() == lines
+    progress.skip(0)
+    clock.now += 989
+    progress.at(10)
+    assert capsys.readouterr().err == "encode: 10 of 10 passages, 0 s left\n"
 
 
 def test_progress_towards_an_unknown_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

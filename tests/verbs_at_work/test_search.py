@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import defaultdict
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import sha256_file
 from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
+from taco_ir.retrieval import topic_runs
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.fusion import HybridWeights, weighted_fusion
 from taco_ir.retrieval.retriever import Retriever, search
@@ -395,8 +397,11 @@ def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCapture
         f"{n}#0" for n in reversed(range(9))
     ]
     caplog.clear()
-    main(["--topics", "nq-dev", *model])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topic_runs, "timed", lambda: nullcontext(lambda: 500.0))
+        main(["--topics", "nq-dev", *model])
     assert "run file: runs/sample/nq-dev.tiny-bert.trec" in caplog.text and "equal" not in caplog.text
+    assert " with tiny-bert: 1000.00 s\n" in caplog.text  # less than a topic a second is no rate
 
 
 def test_truncated_queries_are_counted_and_nothing_else(
@@ -451,13 +456,16 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
 
 
 def test_runs_of_compared_systems_are_those_of_their_own_search(
-    model: list[str], capsys: pytest.CaptureFixture[str]
+    model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """...and never replace one with more hits, nor stand beside an output that the user names."""
     main(["--topics", "nq-dev", *model[:-1], "--hits", "20", "--output", "mine.trec"])
     assert not Path("runs").exists()
+    caplog.clear()
     main(["--topics", "nq-dev", *model[:-1], "--hits", "20"])
     compared = {path.name: path.read_bytes() for path in Path("runs/sample").glob("*.trec")}
+    named = [line.rpartition("/")[2] for line in caplog.messages if line.startswith("run file: runs/sample/")]
+    assert len(named) == 3 and set(named) == compared.keys()
     for retriever in ("bm25", "hybrid"):
         main(["--topics", "nq-dev", *of_model(model, retriever), "--retriever", retriever, "--hits", "20"])
     assert {path.name: path.read_bytes() for path in Path("runs/sample").glob("*.trec")} == compared
