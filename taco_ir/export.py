@@ -81,9 +81,14 @@ def main(argv: Sequence[str]) -> None:
     if VECTORS in (options.what or ()):
         export_vectors(options, output)
         return
-    what = (tuple(options.what or ()), tuple(options.topics or ()))
-    how = (options.megabytes, options.weights, tuple(options.prompt_of))
-    request = ExportRequest(options.collection, *what, *how)
+    request = ExportRequest(
+        options.collection,
+        tuple(options.what or ()),
+        tuple(options.topics or ()),
+        options.megabytes,
+        options.weights,
+        tuple(options.prompt_of),
+    )
     with claim_output(output, command(options), options.overwrite, resume=True):
         write_exports(request, model_choice(options), output)
 

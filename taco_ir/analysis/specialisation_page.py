@@ -45,7 +45,7 @@ def render_page(analysis: Analysis) -> str:
     ]
     said: dict[str, Any] = {"percent": percent, "zip": zip, "width": WIDTH, "height": HEIGHT, "groups": groups}
     said |= {"verdict": verdict(analysis), "specific": f"{analysis.specific:.2g}", "not_activated": NOT_ACTIVATED}
-    drawn = {"bars": list(_bars(analysis)), "heat": _heat(analysis), "largest": math.log(len(analysis.tasks))}
+    said |= {"bars": list(_bars(analysis)), "heat": _heat(analysis), "largest": math.log(len(analysis.tasks))}
     return make_page(
         templates_of("taco_ir.analysis"),
         "specialisation.html",
@@ -57,7 +57,7 @@ def render_page(analysis: Analysis) -> str:
         densities=[_densities(analysis, model) for model in analysis.models],
         logged=[plot for model in analysis.models for plot in _logged(model)],
         doses=[plot for model in analysis.models for plot in _doses(model)],
-        **(said | drawn),
+        **said,
     )
 
 

@@ -192,8 +192,8 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
         raise InputError(f"{path}: it lists no Pooling module; an encoder needs one")
     head = layers[-1].out_features if layers else 0
     activations = " ".join(layer.activation_function for layer in layers)
-    said = (pooling, normalize, prompts, query, {}, passage)
-    return EncoderConfig(*said, head=head, head_layers=activations, lowercase=lowercase, passage_prompt=passage_prompt)
+    read = (pooling, normalize, prompts, query, dict[str, int](), passage)
+    return EncoderConfig(*read, head=head, head_layers=activations, lowercase=lowercase, passage_prompt=passage_prompt)
 
 
 def _lengths(module: Path, longest: int) -> tuple[int, int, bool]:

@@ -93,7 +93,7 @@ def _make_row(system: SystemCurves, goals: Mapping[int, float]) -> list[Cell]:
     needed = None
     if steps and len(steps) == len(compared):
         needed = Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "")
-    named = (system.system, system.base or None, len(system.curves), system.trained, share)
+    named: list[Cell] = [system.system, system.base or None, len(system.curves), system.trained, share]
     return [*named, Marked(statistics.fmean(ends), end_spread), f"{len(steps)} of {len(compared)}", needed]
 
 
