@@ -177,7 +177,7 @@ def bin_edges(tasks: int) -> tuple[float, ...]:
 
 
 def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
-    """Returns the sum of the counts of at least one tensor, under a new name."""
+    """Returns the sum of the given counts, under a new name. `parts` must not be empty."""
     parts = list(parts)
     by_bin = tuple(
         tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True)

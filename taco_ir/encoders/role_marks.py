@@ -54,8 +54,8 @@ class RoleMarks:
         if kind == "token_type" and (types := getattr(described, "type_vocab_size", 0)) < 2:
             has = "one token type" if types else "no token types"
             raise InputError(
-                f"roles is token_type; a {described.model_type} model has {has}, but 2 are needed; roles embedding "
-                "works without token types"
+                f"roles is token_type; a {described.model_type} model has {has}, but 2 are needed; use the "
+                "roles `embedding` instead"
             )
         if kind == "marker":
             for names in MARKERS:

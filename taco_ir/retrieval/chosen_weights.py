@@ -17,7 +17,7 @@ from taco_ir.retrieval.topic_runs import default_folder, made_of, named_paths
 
 
 class ChosenWeights(NamedTuple):
-    """The file for the fusion weights of a search, and the data that they are chosen on.
+    """The fusion weights that a search chooses: the file that they are written to, and what they are chosen on.
 
     Attributes:
         made_of: names and fingerprints of collection and topics, settings of the model, and number of hits.

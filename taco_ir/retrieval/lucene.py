@@ -209,7 +209,7 @@ class BM25:
     def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
-            raise InputError(f"{folder}: there is no finished BM25 index; search with --retriever bm25 builds one")
+            raise InputError(f"{folder}: there is no finished BM25 index; `search --retriever bm25` would build one")
         remedy = f"remove {folder}; the next search builds it again"
         said = read_json(manifest, Manifest, remedy)
         self.collection = said.collection

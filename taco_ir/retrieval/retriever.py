@@ -44,8 +44,8 @@ class Retriever:
     """Searches a collection with one retriever: answers single queries in milliseconds, or many at once.
 
     Creating a Retriever loads the model and the index; a missing index is built first, and kept. The second single
-    query makes two copies that make later queries several times faster: of an exact index's vectors, in bytes in memory
-    (D N bytes, at most half a gigabyte; hits stay exact), and of a gzipped passage file, decompressed in the data home.
+    query makes later ones several times faster: it copies the vectors of an exact index into memory, with one byte for
+    each number (at most half a gigabyte; hits stay exact), and decompresses a gzipped passage file in the data home.
 
     Args:
         collection: an opened collection, or a name as for `open_collection`.

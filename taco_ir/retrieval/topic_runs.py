@@ -44,7 +44,7 @@ def search_topics(
     """
     if request.compare and not any(topic.has_gold for topic in topics):
         names = " ".join(topic.name for topic in topics)
-        raise InputError(f"--compare scores runs, but {names} have no gold; leave --compare out")
+        raise InputError(f"{names} have no gold, so their runs cannot be scored; leave --compare out")
     retrievers = Retrievers.of(collection, request.model, request.index, request.hybrid_weights)
     retriever = retrievers.select(request.retriever)
     outputs = [_Output.of(request, collection, topics, retrievers, output)]

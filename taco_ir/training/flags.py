@@ -69,7 +69,7 @@ PRETRAIN = Verb(
     {
         "max_passages": "read at most N passages into memory, sampled in blocks of neighbouring passages; none: "
         "all (about 1.5 GB per million)",
-        "batch_size": "number of documents in a batch; each gives two spans, or one without span_contrast",
+        "batch_size": "number of documents in a batch; with span_contrast each gives two spans, otherwise one",
         "epochs": "number of passes over the documents",
         "steps": "number of training steps; auto: from the number of epochs",
         "gradcache": "encode only N spans at once, so that a large batch fits in memory (GradCache); none: all at once",

@@ -69,7 +69,7 @@ class StreamPosition(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The content of `stream.json`: number of steps of all trainings, and by task the position in its examples."""
+    """The content of `stream.json`: all steps trained so far, and each task's position in its examples."""
 
     steps: Annotated[int, 0] = 0
     dealt: Mapping[str, StreamPosition] = {}

@@ -63,7 +63,7 @@ class Static(Naive):
 
     @classmethod
     def read_options(cls, given: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-        """Read weights by task name (1 if a task has none), or `draw`, the number of a random set of weights."""
+        """Read weights by task name (1 if a task has none), or `draw`: which random set of weights to use."""
         options, weights = dict(given), dict.fromkeys(tasks, 1.0)
         if DRAW in options and DRAW not in tasks:
             number = check_value(f"weighting_options: {DRAW}", options.pop(DRAW), int, {"min": 0})
