@@ -111,7 +111,7 @@ CASES = {
     "search: output that is there": Case(f"search {SEARCH} --output kept", "--output kept exists", file("kept")),
     "search: comparison without gold": Case(
         f"search {SEARCH.replace('nq-dev', 'nq-test')} --compare",
-        "have no gold, so their runs cannot be scored; leave --compare out",
+        "so their runs cannot be scored; leave --compare out",
     ),
     "search: topics": Case("search " + SEARCH.replace("nq-dev", "nq-deb"), "nq-deb"),
     "answer: collection": Case(
