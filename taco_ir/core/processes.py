@@ -18,9 +18,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 log = logging.getLogger("taco_ir")
 T = TypeVar("T")
@@ -85,6 +86,16 @@ def with_progress(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
         progress.at(count)
         yield item
     progress.end(count)
+
+
+def ahead(items: Iterable[T]) -> Generator[T, None, None]:
+    """Yield items; a thread makes the next one while the caller uses the last. Its errors are raised here."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, source, end)
+            yield cast("T", item)
 
 
 def format_duration(seconds: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -72,15 +73,17 @@ class Tower:
         """Return a hash of this tower's weights, tokenizer and precision, and of `config`."""
         return fingerprint([self.weights, config.described, self.precision])
 
-    def vectors(self, ids: Sequence[Ids], role: Role) -> Vectors:
-        """Encode a batch of tokenised texts, which all have the same role: float32 [B, D]."""
+    def vectors(self, ids: Sequence[Ids], role: Role) -> torch.Tensor:
+        """Encode a batch of tokenised texts of one role: float32 [B, D] on `device`, which may still be computing."""
         import torch
 
-        ids_BL, mask_BL = (each.to(self.device) for each in pad(ids, self._pad))
+        pinned = self.device.type == "cuda"  # a copy of other memory would wait for all batches before
+        padded = (each.pin_memory() if pinned else each for each in pad(ids, self._pad))
+        ids_BL, mask_BL = (each.to(self.device, non_blocking=pinned) for each in padded)
         with torch.inference_mode(), self._arithmetic():
-            marks = self.marks.inputs(ids_BL, torch.full((len(ids), 1), int(role)))
+            marks = self.marks.inputs(ids_BL, torch.full((len(ids), 1), int(role), device=self.device))
             vectors_BD = embed(self.backbone, self.config, ids_BL, mask_BL, self._head, **marks)
-        return vectors_BD.float().cpu().numpy()
+        return vectors_BD.float()
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -227,10 +230,15 @@ class TextEncoder:
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages with the template: float32 [N, D]. Raises: InputError for a text instead of passages."""
+        return self.prepare_passages(passages)()
+
+    def prepare_passages(self, passages: Sequence[Passage]) -> Callable[[], Vectors]:
+        """Tokenise passages, if need be in a thread; returns a function that computes and returns their vectors."""
         refuse_text(passages, "passages", "[taco_ir.Passage(docid, page, title, {})]")
         texts = [self.config.passage_text(passage) for passage in passages]
         adapter = self.record.passage_adapter if self.record is not None else None
-        return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
+        ids, _ = self._tokenize(texts, self.config.passage_length, Role.PASSAGE)
+        return partial(self._encode, ids, Role.PASSAGE, adapter)
 
     def borrow(self, lenders: Mapping[str, str]) -> None:
         """Let tasks (`*`: all others) use their lender's prompt, length and adapter; a lender is a task or `none`.
@@ -258,17 +266,25 @@ class TextEncoder:
         Args:
             adapter: name of the adapter to use; None: use only the backbone.
         """
+        ids, cut = self._tokenize(texts, max_tokens, role)
+        return self._encode(ids, role, adapter), cut
+
+    def _tokenize(self, texts: Sequence[str], max_tokens: int, role: Role) -> tuple[list[Ids], int]:
         tower = self.towers[role]
-        ids, cut = tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))
-        vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
+        return tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))
+
+    def _encode(self, ids: Sequence[Ids], role: Role, adapter: str | None) -> Vectors:
+        """Vectors [N, D] of tokenised texts; an accelerator gets further batches before it has computed the first."""
+        tower = self.towers[role]
+        vectors_ND = np.empty((len(ids), self.dim), dtype=np.float32)
         tokens = TOKEN_BUDGET if tower.device.type == "cpu" else TOKEN_BUDGET_ELSEWHERE
         batches = list(batch_by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
         used = self.adapters.used(adapter) if self.adapters is not None else nullcontext()
         with used, _workers(tower.device.type, len(batches)) as workers:
             found = workers.map(lambda batch: tower.vectors([ids[i] for i in batch], role), batches)
             for batch, vectors_BD in zip(batches, found, strict=True):
-                vectors_ND[batch] = vectors_BD
-        return vectors_ND, cut
+                vectors_ND[batch] = vectors_BD.cpu().numpy()
+        return vectors_ND
 
 
 @contextmanager
@@ -277,16 +293,14 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
     import torch
 
     threads = torch.get_num_threads()
-    if device != "cpu" or batches < threads:
-        with ThreadPoolExecutor(1) as workers:
-            yield workers
-        return
-    workers = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    several = device == "cpu" and batches >= threads
+    workers = ThreadPoolExecutor(threads, "", torch.set_num_threads, (1,)) if several else ThreadPoolExecutor(1)
     try:
         yield workers
     finally:
         workers.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        if several:
+            torch.set_num_threads(threads)
 
 
 @collector_paused()  # garbage collection would find nothing: imports and models stay

@@ -61,7 +61,9 @@ class ShardEncoder:
             progress = Progress("encode", len(writer.rows), "passages")
             progress.skip(writer.done)
             report = progress.at
-        writer.write(self._collection.passages.read(first, writer.rows.stop), self._encoder.encode_passages, report)
+        passages = self._collection.passages.read(first, writer.rows.stop)
+        prepare = getattr(self._encoder, "prepare_passages", None)
+        writer.write(passages, self._encoder.encode_passages, report, prepare)
         if not told:
             print(f"{format_bytes(peak_memory())} RAM at the peak", file=sys.stderr)
         return left

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -21,6 +23,7 @@ import numpy.typing as npt
 from taco_ir.core.files import CHUNK, InputError, read_json, write_json, writing
 from taco_ir.core.hashes import fingerprint, sha256_file
 from taco_ir.core.outputs import first_difference, refuse_other
+from taco_ir.core.processes import ahead
 from taco_ir.core.types import Encoder, Passage, Vectors
 
 if TYPE_CHECKING:
@@ -158,23 +161,33 @@ class ShardWriter:
         return sum(block.rows for block in self._blocks)
 
     def write(
-        self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]
+        self,
+        passages: Iterable[Passage],
+        encode: Callable[[list[Passage]], Vectors],
+        report: Callable[[int], None],
+        prepare: Callable[[list[Passage]], Callable[[], Vectors]] | None = None,
     ) -> None:
         """Encode `passages` and write their vectors; the first passage must be the first unfinished row of the shard.
+
+        Args:
+            prepare: called with each block in a thread, while the block before is encoded, for example to tokenise the
+                block. It returns a function that returns the vectors; `encode` is then not called.
 
         Raises:
             InputError: for vectors with numbers that are too large for fp16.
         """
-        stream = iter(passages)
-        while block := list(islice(stream, self._block_rows)):
-            vectors_ND = encode(block)
-            with np.errstate(over="ignore"):
-                halves_ND = vectors_ND.astype(np.float16)
-            if not np.isfinite(halves_ND).all():
-                problem = f"values of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504)"
-                raise InputError(f"{self.folder}: {problem}; encode with --normalize")
-            self._append(halves_ND, [passage.docid for passage in block])
-            report(self.done)
+        stream, prepare = iter(passages), prepare or (lambda block: partial(encode, block))
+        blocks = iter(lambda: list(islice(stream, self._block_rows)), [])
+        with closing(ahead((block, prepare(block)) for block in blocks)) as prepared:
+            for block, finish in prepared:
+                vectors_ND = finish()
+                with np.errstate(over="ignore"):
+                    halves_ND = vectors_ND.astype(np.float16)
+                if not np.isfinite(halves_ND).all():
+                    problem = f"values of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504)"
+                    raise InputError(f"{self.folder}: {problem}; encode with --normalize")
+                self._append(halves_ND, [passage.docid for passage in block])
+                report(self.done)
 
     def _append(self, vectors_ND: npt.NDArray[np.float16], docids: list[str]) -> None:
         name = f"{len(self._blocks):05d}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.types import Passage, Vectors
 from taco_ir.data.collection import open_collection
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.retrieval import vectors as vectors_module
 from taco_ir.retrieval.encoding import encode_collection
 from taco_ir.retrieval.faiss_index import build_index
@@ -245,6 +248,44 @@ def test_a_damaged_block_is_refused_by_name(tmp_path: Path, name: str, damage: s
     with pytest.raises(InputError, match=f"^{path}: truncated or altered"):
         build_index(VectorSet(tmp_path / "vectors"), tmp_path / "index")
     assert not list(tmp_path.glob("index*"))
+
+
+def test_vectors_do_not_depend_on_what_is_prepared_ahead(tiny_bert: Path, tmp_path: Path) -> None:
+    collection, encoder = open_collection("sample"), load_encoder(str(tiny_bert), pooling="mean")
+    recipe = Recipe.of(collection.passages, "tiny", encoder)
+    encode_collection(collection, encoder, recipe, tmp_path / "ahead", Shard(1, 1))
+    writer = ShardWriter(tmp_path / "whole", Shard(1, 1), recipe)
+    writer.write(collection.passages.read(), encoder.encode_passages, lambda _: None)
+    assert contents(tmp_path / "ahead" / "shard-1-of-1") == contents(tmp_path / "whole" / "shard-1-of-1")
+
+
+@pytest.mark.parametrize("end", [None, InputError("passages.tsv, line 9: no text"), KeyboardInterrupt()])
+def test_a_thread_prepares_a_block_while_the_one_before_is_encoded(end: BaseException | None, tmp_path: Path) -> None:
+    """It is one block ahead at most; its errors are the caller's; it ends with the work, also where that is stopped."""
+    before, ready = threading.active_count(), [threading.Event() for _ in range(7)]
+    writer = ShardWriter(tmp_path, Shard(1, 1), RECIPE)
+
+    def prepare(block: list[Passage]) -> Callable[[], Vectors]:
+        number = sum(each.is_set() for each in ready)
+        assert threading.current_thread() is not threading.main_thread()
+        if number == 3 and isinstance(end, InputError):
+            raise end
+
+        def encode() -> Vectors:
+            assert number == 6 or (number == 2 and end) or ready[number + 1].wait(60)
+            assert sum(each.is_set() for each in ready) <= number + 2
+            return ENCODER.encode_passages(block)
+
+        ready[number].set()
+        return encode
+
+    def report(done: int) -> None:
+        if done == 3 * ROWS and isinstance(end, KeyboardInterrupt):
+            raise end
+
+    with pytest.raises(type(end), match=str(end) or None) if end else nullcontext():
+        writer.write(PASSAGES, ENCODER.encode_passages, report, prepare)
+    assert writer.done == (3 * ROWS if end else len(PASSAGES)) and threading.active_count() == before
 
 
 @pytest.mark.parametrize("value", [70_000, -1e9, np.inf, np.nan])
