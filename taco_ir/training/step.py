@@ -83,7 +83,8 @@ class MultiTaskStep:
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leaves the combined gradient of a step in `.grad`; None if a task's gradient is not finite."""
         losses: dict[str, float] = {}
-        norms, not_finite = {}, []
+        norms: dict[str, float] = {}
+        not_finite: list[str] = []
         compared = self._log_cosines > 0 and step % self._log_cosines == 0
         sketches: list[Tensor] = []
         parts: list[int] = []  # number of terms of each task's loss
