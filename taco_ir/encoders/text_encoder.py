@@ -281,7 +281,7 @@ class TextEncoder:
         batches = list(batch_by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
         used = self.adapters.used(adapter) if self.adapters is not None else nullcontext()
         with used, _workers(tower.device.type, len(batches)) as workers:
-            spread = workers.map if len(batches) > 1 else map  # a thread costs a single query a quarter of its time
+            spread = workers.map if len(batches) > 1 else map  # a thread costs a single query a tenth of its time
             found = spread(lambda batch: tower.vectors([ids[i] for i in batch], role), batches)
             for batch, vectors_BD in zip(batches, found, strict=True):
                 vectors_ND[batch] = vectors_BD.cpu().numpy()
