@@ -28,7 +28,7 @@ def parser() -> Parser:
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model \\\n"
         "      --reader my-reader/model\n"
-        '  python -m taco_ir.answer --query "who wrote the cello suites" --retriever bm25 --reader my-reader/model',
+        '  python -m taco_ir.answer --query "who invented python" --retriever bm25 --reader my-reader/model',
     )
     flags.flag("--query", "answer this one question")
     flags.flag("--task")

@@ -52,7 +52,7 @@ def parser() -> Parser:
         "are built on first use and kept.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format", *ENGINE_FLAGS),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
-        '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq\n'
+        '  python -m taco_ir.search --query "who invented python" --task nq\n'
         "  python -m taco_ir.search --serve 8000",
     )
     flags.flag(
