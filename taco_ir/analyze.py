@@ -105,7 +105,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def dose_tables(analysis: Analysis) -> list[Table]:
-    """Returns a table, in a list, of how much weightings changed the updates of trainings; [] if no log has this."""
+    """Returns a list with one table: how much each training's weighting changed its updates. [] if no log has this."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         for episode, logged in model.dose.items():

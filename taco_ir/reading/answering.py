@@ -76,7 +76,7 @@ def write_answers(
     name: str,
     with_gold: bool = False,
 ) -> list[Run]:
-    """Answer the questions of each of the topics and write a KILT file with a record; returns the runs of pages.
+    """Answer the questions of topics, and write the answers as KILT files, each with a record; returns page runs.
 
     Args:
         tell, with_gold: as in `answer`.

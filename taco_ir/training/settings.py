@@ -535,7 +535,7 @@ class TrainSettings:
             raise InputError("tasks is none, so there is nothing to train; give tasks, reading or self_supervised")
         if self.run.tasks == NOTHING and self.objectives.reading == ("all",):
             raise InputError(
-                "reading is all, which means the tasks of retrieval, but tasks is none; name the tasks to read"
+                "reading = all stands for the tasks given by `tasks`, but tasks = none; name the tasks to read"
             )
         source = self.negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)

@@ -412,7 +412,7 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
         ("--tasks none", "tasks is none, so there is nothing to train; give tasks, reading"),
-        ("--tasks none --reading all", "reading is all, which means the tasks of retrieval, but tasks is none"),
+        ("--tasks none --reading all", "reading = all stands for the tasks given by `tasks`, but tasks = none"),
         ("--reading nq --reading-batch 0", "--reading-batch is 0; it must be a whole number, at least 1"),
     ):
         with pytest.raises(InputError, match=message):
