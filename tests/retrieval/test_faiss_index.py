@@ -326,9 +326,7 @@ def test_the_wrong_encoder_is_named(index: Index) -> None:
 
 
 def test_the_wrong_collection_is_named(index: Index) -> None:
-    with pytest.raises(
-        InputError, match="made from collection collection-1, not from collection-2; give the collection"
-    ):
+    with pytest.raises(InputError, match="made from collection collection-1, not from collection-2; give the encoded"):
         DenseIndex(index(), None, "collection-2")
 
 

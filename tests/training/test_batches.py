@@ -95,13 +95,15 @@ def test_explicit_shares_set_the_batch() -> None:
 
 @pytest.mark.parametrize("shares", ["3", "3,1,1", "3,0", "3,-1", ""])
 def test_explicit_shares_are_checked(shares: str) -> None:
-    message = "2 tasks need 2" if shares in ("3", "3,1,1") else f"shares is {shares!r}; it must be .*whole numbers"
+    message = (
+        "give 2, one for each task" if shares in ("3", "3,1,1") else f"shares is {shares!r}; it must be .*whole numbers"
+    )
     with pytest.raises(InputError, match=message):
         batch_shares([10, 20], 8, shares)
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(InputError, match="batch_size is 1; each of the 2 tasks .*at least 2"):
+    with pytest.raises(InputError, match="batch_size is 1, but each of the 2 tasks .*at least 2"):
         batch_shares([10, 20], 1, "uniform")
     with pytest.raises(InputError, match="shares is 'even'; it must be proportional, temperature, uniform"):
         batch_shares([10, 20], 8, "even")
