@@ -60,9 +60,7 @@ def test_the_least_is_chosen_that_reaches_it(folder: Path, caplog: pytest.LogCap
         if values[-1] > HITS:
             index.effort = index.effort._replace(value=int(values[-1] / 1.1) - 1)
             assert recall_of(index) < recall + 0.02
-        assert re.search(
-            rf"{index.effort.parameter} \d+ finds 0\.\d+ of the 10 best hits of 100 other", caplog.messages[-1]
-        )
+        assert re.search(rf"{index.effort.parameter} \d+ finds 0\.\d+ of the 10 best hits of 100", caplog.messages[-1])
     assert values == sorted(values) and values[0] < values[-1]
 
 
