@@ -212,8 +212,11 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer(404, {})
 
         def branch(self, repo: Repo, branch: str, data: bytes) -> None:
-            self.answer(409 if branch in repo.branches else 200, {})
-            repo.branches.setdefault(branch, repo.branches["main"])
+            known = branch in repo.branches
+            repo.branches.setdefault(
+                branch, repo.branches["main"]
+            )  # before the answer, since the next question follows
+            self.answer(409 if known else 200, {})
 
         def preupload(self, repo: Repo, branch: str, data: bytes) -> None:
             there = repo.commits[repo.branches[branch]]
