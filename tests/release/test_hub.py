@@ -213,9 +213,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def branch(self, repo: Repo, branch: str, data: bytes) -> None:
             known = branch in repo.branches
-            repo.branches.setdefault(
-                branch, repo.branches["main"]
-            )  # before the answer, since the next question follows
+            repo.branches.setdefault(branch, repo.branches["main"])  # before the answer: the next request comes at once
             self.answer(409 if known else 200, {})
 
         def preupload(self, repo: Repo, branch: str, data: bytes) -> None:
