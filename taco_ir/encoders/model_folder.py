@@ -186,7 +186,7 @@ class ModelFolder:
 
     @property
     def base_name(self) -> str:
-        """The backbone of a folder of adapters: its absolute path, if it is inside this folder, or as in the record."""
+        """The backbone of a folder of adapters: its path if the folder contains it, otherwise the recorded name."""
         record = read_record(self.path)
         inside = self.path / record.base
         return str(inside.resolve()) if inside.is_dir() else record.base

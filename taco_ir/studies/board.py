@@ -235,8 +235,8 @@ def _check_comparable(results: Sequence[Record]) -> dict[str, str]:
             other, before = models.setdefault(name, (result, found))
             if before != found:
                 raise InputError(
-                    f"model {name!r}: {other.name} started from {before}, {result.name} from {found}; give "
-                    "different models different names"
+                    f"two models are called {name!r}: record {other.name} started from {before}, record {result.name} "
+                    f"started from {found}; give different models different names"
                 )
         if (result.collection, result.passages) != (first.collection, first.passages):
             raise InputError(
