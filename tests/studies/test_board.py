@@ -321,7 +321,7 @@ def test_records_of_two_models_under_one_name_are_refused() -> None:
     known = [replace(result, made={"models": {"minilm-l6": "aa"}}) for result in RESULTS]
     assert make_boards([*known[1:], RESULTS[0]], None, seed=0)[0].rows, "records of before do not say"
     other = replace(known[-1], made={"models": {"minilm-l6": "bb"}})
-    said = rf"two models are called 'minilm-l6': record {known[0].name} started from aa, record {other.name} started from bb"
+    said = rf"are called 'minilm-l6': record {known[0].name} started from aa, record {other.name} started from bb"
     with pytest.raises(InputError, match=said):
         make_boards([*known[:-1], other], None, seed=0)
 
