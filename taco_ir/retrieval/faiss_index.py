@@ -256,8 +256,8 @@ class ByteScan:
     def __init__(self, vectors_ND: Vectors) -> None:
         import faiss
 
-        self._index, dim = faiss.IndexShards(vectors_ND.shape[1], True), vectors_ND.shape[1]
-        longest = lost = 0.0
+        dim, longest, lost = vectors_ND.shape[1], 0.0, 0.0
+        self._index = faiss.IndexShards(dim, True)  # each part in a thread of its own
         parts = min(faiss.omp_get_max_threads(), -(-len(vectors_ND) // ROWS))
         for part_ND in np.array_split(vectors_ND, parts):
             part = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
